@@ -1,0 +1,267 @@
+"""Train the tiny Qwen3-VL that the self-test ships with, on the glyph world, on a CPU or a GPU.
+
+    python scripts/train_tiny.py --out harness/tiny/qwen3_vl --work /tmp/tiny --steps 9000
+
+Prints the loss and, per task, the share of replies that are exact on unseen pictures; keeps a checkpoint in `--work`
+and resumes from it. A quarter of every batch reads whole rows aloud: without it nothing is learned, because a look-up
+supervises a single token per picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # only the PIL processors are used here
+from transformers import (  # noqa: E402
+    PreTrainedTokenizerFast,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from harness.benchmarks import glyphs  # noqa: E402
+
+PATCH, MERGE, CELLS = 8, 2, glyphs.SIZE * glyphs.SIZE
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+           "<|video_pad|>"]  # fmt: skip
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content -%}
+{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif -%}
+{%- endfor %}{% endif %}<|im_end|>
+{% endfor -%}
+{% if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}"""
+
+Mix = Callable[[random.Random], glyphs.Task]
+TASKS: dict[str, tuple[int, Mix]] = {  # samples of a batch of 64, and how one is drawn
+    "read": (16, glyphs.read_row),
+    "walk": (24, lambda rng: glyphs.walk(rng, rng.randint(2, 8))),
+    "position": (12, lambda rng: glyphs.lookup_by_position(rng, rng.choice((1, 1, 2, 3, 5)))),
+    "colour": (12, lambda rng: glyphs.lookup_by_colour(rng, rng.choice((1, 1, 2, 3, 4)))),
+}
+TEST: dict[str, Mix] = {
+    "walk": lambda rng: glyphs.walk(rng, rng.randint(3, 8)),
+    "position": glyphs.lookup_by_position,
+    "colour": glyphs.lookup_by_colour,
+}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE (nothing is unknown to it) in which every word of the glyph world is one token."""
+    tokenizer = Tokenizer(models.BPE())
+    words = Regex(r" ?[a-h][1-8](?![0-9a-z])| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[AddedToken(t, special=True) for t in SPECIAL], show_progress=False,
+    )  # fmt: skip
+    corpus = [form for word in glyphs.vocabulary() for form in (word, " " + word)] * 2
+    tokenizer.train_from_iterator([*corpus, "user", "assistant", "system", " ="] * 2, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE,
+        model_max_length=8192, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    for word in glyphs.vocabulary():
+        assert len(fast.encode(" " + word)) == 1, word
+    return fast
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
+    vocab = (len(tokenizer) + 63) // 64 * 64
+    token = tokenizer.convert_tokens_to_ids
+    return Qwen3VLConfig(
+        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=True,
+        text_config=dict(
+            vocab_size=vocab, hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=32, max_position_embeddings=8192, tie_word_embeddings=True,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[6, 5, 5],
+                                 mrope_interleaved=True),
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+        ),
+        vision_config=dict(
+            depth=2, hidden_size=64, num_heads=4, intermediate_size=128, patch_size=PATCH, spatial_merge_size=MERGE,
+            temporal_patch_size=2, out_hidden_size=96, num_position_embeddings=4 * CELLS,
+            deepstack_visual_indexes=[0],
+        ),
+    )  # fmt: skip
+
+
+def make_image_processor() -> Qwen2VLImageProcessorPil:
+    unit = (PATCH * MERGE) ** 2
+    return Qwen2VLImageProcessorPil(
+        patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        size={"shortest_edge": 4 * unit, "longest_edge": 1024 * unit},
+    )  # fmt: skip
+
+
+def patches(images: np.ndarray) -> torch.Tensor:
+    """[B, H, W, 3] uint8 -> [B * H / 8 * W / 8, 3 * 2 * 8 * 8] in the order of the stock image processor."""
+    b, h, w, _ = images.shape
+    x = torch.from_numpy(images).float().div(127.5).sub(1).permute(0, 3, 1, 2)
+    side = PATCH * MERGE
+    x = x.reshape(b, 3, h // side, MERGE, PATCH, w // side, MERGE, PATCH).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    x = x.unsqueeze(6).expand(*x.shape[:6], 2, PATCH, PATCH)
+    return x.reshape(b * (h // PATCH) * (w // PATCH), -1)
+
+
+class Batches:
+    """Token, label and position tensors for lists of tasks."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, device: str) -> None:
+        self.tokenizer, self.device = tokenizer, device
+        pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.prefix = tokenizer.encode("<|im_start|>user\n<|vision_start|>") + [pad] * CELLS
+        self.suffix = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+        start = len(self.prefix) - CELLS
+        text = torch.arange(start).expand(3, -1)
+        rows = torch.arange(CELLS) // glyphs.SIZE
+        image = torch.stack([torch.zeros(CELLS).long(), rows, torch.arange(CELLS) % glyphs.SIZE]) + start
+        self.head, self.after = torch.cat([text, image], dim=1), start + glyphs.SIZE
+
+    def __call__(self, tasks: list[glyphs.Task]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        rows = []
+        for task in tasks:
+            prompt = self.prefix + self.tokenizer.encode("<|vision_end|>" + task.question) + self.suffix
+            rows.append((prompt, self.tokenizer.encode(" " + task.reply) + [self.tokenizer.eos_token_id]))
+        width = max(len(p) + len(r) for p, r in rows)
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        labels = torch.full((len(rows), width), -100)
+        for i, (prompt, reply) in enumerate(rows):
+            ids[i, : len(prompt) + len(reply)] = torch.tensor(prompt + reply)
+            labels[i, len(prompt) : len(prompt) + len(reply)] = torch.tensor(reply)
+        tail = torch.arange(width - self.head.shape[1]).expand(3, -1) + self.after
+        side = glyphs.SIZE * MERGE
+        inputs = {
+            "input_ids": ids,
+            "position_ids": torch.cat([self.head, tail], dim=1)[:, None].expand(3, len(rows), width),
+            "pixel_values": patches(np.stack([glyphs.render(task.grid) for task in tasks])),
+            "image_grid_thw": torch.tensor([[1, side, side]] * len(rows)),
+        }
+        return {k: v.to(self.device) for k, v in inputs.items()}, labels.to(self.device)
+
+
+def losses(
+    model: Qwen3VLForConditionalGeneration, inputs: dict[str, torch.Tensor], labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy per target token [B, L - 1] (0 where there is none), and whether each reply is exact [B].
+
+    A reply whose every token is the most likely one after the right tokens before it is what greedy decoding writes.
+    """
+    hidden = model.model(**inputs).last_hidden_state[:, :-1]
+    targets = labels[:, 1:]
+    where = targets != -100
+    logits = model.lm_head(hidden[where]).float()
+    loss = torch.zeros(targets.shape, device=logits.device)
+    loss[where] = F.cross_entropy(logits, targets[where], reduction="none")
+    right = torch.ones_like(where)
+    right[where] = logits.argmax(-1) == targets[where]
+    return loss, right.all(dim=1)
+
+
+@torch.no_grad()
+def evaluate(model: Qwen3VLForConditionalGeneration, batches: Batches, n: int) -> dict[str, float]:
+    model.eval()
+    shares = {}
+    for kind, draw in TEST.items():
+        rng = random.Random(f"unseen/{kind}")
+        tasks = [draw(rng) for _ in range(n)]
+        exact = [losses(model, *batches(tasks[i : i + 64]))[1].float().cpu() for i in range(0, n, 64)]
+        shares[kind] = torch.cat(exact).mean().item()
+    model.train()
+    return shares
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Warm-up over 200 steps, constant, then linear to zero over the last fifth."""
+    return peak * min(1.0, (step + 1) / 200, 5 * (steps - step) / steps)
+
+
+def save(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    make_image_processor().save_pretrained(out)
+
+
+def check_patches() -> None:
+    """The fast path of training must feed what the stock image processor feeds."""
+    image = glyphs.render(glyphs.read_row(random.Random(0)).grid)
+    stock = make_image_processor()(images=[Image.fromarray(image)], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(patches(image[None]), stock)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    check_patches()
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    batches = Batches(tokenizer, args.device)
+    model = Qwen3VLForConditionalGeneration(make_config(tokenizer)).to(args.device).train()
+    model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})  # fastest on a CPU
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    checkpoint, first = args.work / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+        print(f"resumed at step {first}", flush=True)
+    began, shown = time.monotonic(), 0.0
+    for step in range(first, args.steps):
+        rng = random.Random(f"train/{step}")
+        tasks = [draw(rng) for share, draw in TASKS.values() for _ in range(share)]
+        inputs, labels = batches(tasks)
+        weight = torch.tensor([1.0 if t.kind in ("read", "walk") else 3.0 for t in tasks], device=args.device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.lr)
+        with torch.autocast(args.device, torch.bfloat16):
+            loss, _ = losses(model, inputs, labels)
+        scale = (weight[:, None] * (labels[:, 1:] != -100)).sum()
+        total = (loss * weight[:, None]).sum() / scale
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        shown = 0.98 * shown + 0.02 * total.item() if step > first else total.item()
+        if (step + 1) % 20 == 0:
+            rate = (step + 1 - first) / (time.monotonic() - began)
+            print(f"step {step + 1} loss {shown:.3f} {rate:.2f} steps/s", flush=True)
+        if (step + 1) % 250 == 0 or step + 1 == args.steps:
+            shares = evaluate(model, batches, 128)
+            print("exact " + " ".join(f"{k} {v:.3f}" for k, v in shares.items()), flush=True)
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
+                       checkpoint.with_suffix(".tmp"))  # fmt: skip
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            save(model, tokenizer, args.work / "latest")
+    save(model, tokenizer, args.out)
+    print("exact " + " ".join(f"{k} {v:.3f}" for k, v in evaluate(model, batches, 1024).items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
