@@ -1,0 +1,34 @@
+"""Sizes of a model that costs depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Language model first, vision tower second.
+
+    Attributes:
+        patch_inputs: values of one patch (channels x frames x height x width).
+        unit: tower tokens merged into one visual token.
+        merger_hidden: width of the hidden layer of the two-layer projector, which reads `unit * tower_hidden` values.
+        deepstack: number of further projectors of the same shape.
+        value_bytes: bytes of one cached value.
+    """
+
+    depth: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocab: int
+    tower_depth: int
+    tower_hidden: int
+    tower_mlp: int
+    patch_inputs: int
+    unit: int
+    merger_hidden: int
+    deepstack: int
+    value_bytes: int

@@ -1,0 +1,317 @@
+"""The interface of a pruning method: hyper-parameters in a frozen dataclass, and up to five moments at which it acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+from torch import Generator, Tensor
+
+from pruners.layout import Scope, VisualLayout
+from pruners.selection import Selection
+from pruners.signals import Signal
+
+Moment = Literal["encoder", "embed", "layer", "cache", "step"]
+MOMENTS: tuple[Moment, ...] = ("encoder", "embed", "layer", "cache", "step")
+
+Layer = int | str | float
+"""A layer number, or a depth fraction such as "2/32" (of the paper's model), which transfers to other depths."""
+
+State = dict[str, Tensor]
+
+
+class PrunerError(ValueError):
+    """A method cannot be built, cannot act on this model, or cannot be combined with another method."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a method may know of a model before anything is loaded.
+
+    `unit` is the number of tower tokens that one visual token is merged from (1 for CLIP, 4 for Qwen3-VL).
+    """
+
+    name: str
+    depth: int
+    tower_depth: int
+    unit: int = 1
+    has_cls: bool = False
+    has_text_tower: bool = False
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of a picture that the answer needs, in fractions 0..1; known for synthetic benchmarks only."""
+
+    picture: int
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt as a method sees it (no batch axis).
+
+    Attributes:
+        id: identifier of the sample, stable over runs.
+        layout: places of its N visual tokens.
+        visual: [N] sequence indices of the visual tokens in the prompt.
+        length: tokens in the prompt, text and visual.
+        embeds: [length, D] input embeddings of the language model.
+        question: text of the prompt without template.
+        needed: regions the answer needs, in the order of use; empty when unknown.
+        generator: random numbers that depend on the method's seed and the sample id alone.
+    """
+
+    id: str
+    layout: VisualLayout
+    visual: Tensor
+    length: int
+    embeds: Tensor
+    question: str
+    needed: tuple[Box, ...]
+    generator: Callable[[int], Generator]
+
+
+@dataclass(frozen=True)
+class View:
+    """Visual tokens of one scope group (crop, picture or prompt) at the moment a method acts on them.
+
+    Attributes:
+        layer: language-model layer about to run, tower layer that has just run (encoder), None at the embed moment.
+        token: [n] row of `sample.layout` that each token continues, -1 for made tokens.
+        index: [n] places of the tokens in the current sequence.
+        hidden: [l, D] the current sequence: everything that enters `layer`, text included.
+        positions: [A, l] its position ids on the model's RoPE axes.
+        state: what `start` returned, shared by the groups and moments of this sample.
+    """
+
+    sample: Sample
+    layer: int | None
+    token: Tensor
+    index: Tensor
+    hidden: Tensor
+    positions: Tensor
+    state: State
+    record: Callable[[Signal, Tensor], Tensor] = field(repr=False)
+    qk: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
+    final_norm: Callable[[Tensor], Tensor] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.index.shape[0]
+
+    @property
+    def features(self) -> Tensor:
+        """[n, D] hidden states of the view's tokens."""
+        return self.hidden[self.index]
+
+    def __getitem__(self, signal: Signal) -> Tensor:
+        """A declared signal, restricted to the view's tokens."""
+        return self.record(signal, self.index)
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """The KV cache of one sample and one layer after prefill.
+
+    Attributes:
+        keys, values: [Hkv, l, d].
+        token: [l] row of `sample.layout` of each entry, -1 for text.
+        index: [l] sequence index of each entry in the original prompt.
+    """
+
+    sample: Sample
+    layer: int
+    keys: Tensor
+    values: Tensor
+    token: Tensor
+    index: Tensor
+    state: State
+    record: Callable[[Signal, Tensor | None], Tensor] = field(repr=False)
+
+    def __getitem__(self, signal: Signal) -> Tensor:
+        """A declared signal over all entries of this layer."""
+        return self.record(signal, None)
+
+
+@dataclass(frozen=True)
+class CacheEdit:
+    """What replaces a layer's cache: entries `source` [Hkv, K] per head, with new contents where entries were merged."""
+
+    source: Tensor
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepView:
+    """All slots of a decode step at the monitored layer.
+
+    Attributes:
+        logits: [S, H, Nv] scaled query-key products with the cached visual keys, float32; -inf where `valid` is False.
+        rest: [S, H] log-sum-exp of the logits of every other key.
+        valid: [S, Nv] which visual tokens of a slot's prompt have a key in this layer.
+        step: [S] tokens generated so far.
+        state: tensors [S, ...] as declared by `Pruner.state_spec`; write new ones back with `Visible.state`.
+    """
+
+    logits: Tensor
+    rest: Tensor
+    valid: Tensor
+    step: Tensor
+    state: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Which visual tokens stay visible [S, Nv] from a layer on, in this step or from the next one on."""
+
+    mask: Tensor
+    from_layer: int
+    when: Literal["now", "next"] = "now"
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner:
+    """A pruning method. Override the moments it acts at; everything else has a default.
+
+    Class attributes:
+        scope: which tokens a moment sees at a time.
+        random: its result depends on `seed`.
+        may_repeat, may_pad: the rule can keep a token twice, or emit rows that are zero.
+        positions: how it treats position ids; add-ons check it.
+    """
+
+    scope: ClassVar[Scope] = "picture"
+    random: ClassVar[bool] = False
+    may_repeat: ClassVar[bool] = False
+    may_pad: ClassVar[bool] = False
+    positions: ClassVar[Literal["keep", "renumber"]] = "keep"
+
+    def check(self, model: ModelInfo) -> None:
+        """Raise PrunerError if the method cannot act on the model. Called before anything is loaded."""
+        self.layers(model.depth)
+
+    def stages(self) -> tuple[Pruner, ...]:
+        """The methods that act, in order: itself, or those it is composed of."""
+        return (self,)
+
+    def moments(self) -> tuple[Moment, ...]:
+        """The moments it acts at, read off from the methods it overrides."""
+        return tuple(m for m in MOMENTS if getattr(type(self), f"at_{m}") is not getattr(Pruner, f"at_{m}"))
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Language-model layers at whose entrance `at_layer` is called, in ascending order."""
+        return ()
+
+    def tower_layers(self, depth: int) -> tuple[int, ...]:
+        """Tower layers after which `at_encoder` is called, in ascending order."""
+        return ()
+
+    def signals(self, model: ModelInfo) -> Sequence[Signal]:
+        """What the moments read."""
+        return ()
+
+    def start(self, sample: Sample) -> State:
+        """Per-sample state, made before the language model runs (raters, running scores, anchors)."""
+        return {}
+
+    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
+        """FLOPs of matrix products in its own rule, for n visual tokens of `width` channels (2 per multiply-add)."""
+        return 0
+
+    def at_encoder(self, view: View) -> Selection | None:
+        """Drop or merge tokens inside the vision tower, in whole units; None changes nothing."""
+        return None
+
+    def at_embed(self, view: View) -> Selection | None:
+        """Drop or merge projected visual tokens before the language model."""
+        return None
+
+    def at_layer(self, view: View) -> Selection | None:
+        """Drop or merge visual tokens about to enter language-model layer `view.layer`."""
+        return None
+
+    def at_cache(self, view: CacheView) -> CacheEdit | None:
+        """Evict or merge entries of one layer's KV cache, once after prefill."""
+        return None
+
+    def state_spec(self, model: ModelInfo) -> dict[str, tuple[int | Literal["N"], ...]]:
+        """Shapes [...] of the per-slot float32 tensors of `at_step` ("N" = visual tokens); zeros at the start."""
+        return {}
+
+    def step_layer(self, depth: int) -> int:
+        """The layer whose logits `at_step` sees."""
+        return 0
+
+    def begin(self, view: View) -> State:
+        """First values of the per-slot state, from what prefill recorded."""
+        return {}
+
+    def at_step(self, view: StepView) -> Visible | None:
+        """Choose, at every decode step and for all slots, which cached visual keys stay visible."""
+        return None
+
+    def bias(self, layer: int, q_pos: Tensor, k_pos: Tensor, k_size: Tensor) -> Tensor | None:
+        """Added to attention logits: [q, k] from position ids [A, q], [A, k] and sizes [k]. None keeps the fast path."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Pruner):
+    """A method with a budget: `keep` is the kept share in (0, 1], `tokens` a count per scope group; never both."""
+
+    keep: float | None = 1 / 3
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.keep is not None:
+            raise PrunerError(f"give keep= or tokens=, not both (got keep={self.keep}, tokens={self.tokens})")
+        if self.tokens is None and self.keep is None:
+            raise PrunerError("needs keep= (a share in (0, 1]) or tokens= (a count)")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise PrunerError(f"keep must lie in (0, 1], got {self.keep}")
+        if self.tokens is not None and self.tokens < 1:
+            raise PrunerError(f"tokens must be at least 1, got {self.tokens}")
+
+    def count(self, n: int) -> int:
+        """Tokens to keep of n; at least one. Methods with another rounding override this."""
+        wanted = self.tokens if self.tokens is not None else round((self.keep or 1.0) * n)
+        return min(n, max(1, wanted))
+
+
+def resolve_layer(layer: Layer, depth: int, least: int = 0) -> int:
+    """A layer number from a number or a depth fraction.
+
+    A fraction is rounded to the nearest layer and kept within [least, depth - 1]; a number must exist as it is.
+
+    Raises:
+        PrunerError: the model has no such layer, or the text is not a fraction.
+    """
+    if isinstance(layer, int):
+        if not least <= layer < depth:
+            raise PrunerError(f"layer {layer} does not fit a model of {depth} layers ({least} to {depth - 1})")
+        return layer
+    try:
+        share = Fraction(layer)
+    except (ValueError, ZeroDivisionError):
+        raise PrunerError(f'layer must be a number or a depth fraction such as "2/32", got {layer!r}') from None
+    if not 0 <= share <= 1:
+        raise PrunerError(f"a depth fraction lies in 0..1, got {layer}")
+    return min(depth - 1, max(least, round(share * depth)))
+
+
+def parameters(pruner: Pruner) -> dict[str, Any]:
+    """Hyper-parameters of a method by name, nested methods as dictionaries; part of a run's identity."""
+    out: dict[str, Any] = {}
+    for name in pruner.__dataclass_fields__:
+        value = getattr(pruner, name)
+        if isinstance(value, Pruner):
+            value = {"method": f"{type(value).__module__}.{type(value).__qualname__}", **parameters(value)}
+        out[name] = value
+    return out

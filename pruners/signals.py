@@ -1,0 +1,84 @@
+"""What a method may ask the model for. Only what is declared is recorded; nothing materialises [heads, n, n].
+
+Every signal is a small frozen value: a method declares it in `Pruner.signals` and reads it back with `view[signal]`,
+restricted to the tokens of the view. Layers count from 0; for the tower, negative numbers count from the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Reduce = Literal["none", "mean", "max", "sum"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention weights of language-model layer `layer` in prefill, after softmax over the causal row, in float32.
+
+    Attributes:
+        rows: "last" (last prompt token), "text" (all text after the last picture), "visual", "all", or the name of an
+            entry of the method's state that holds sequence indices [R].
+        keys: "visual" (the view's tokens), or "all" (the whole current sequence).
+        head, row: how heads and rows are reduced; "none" keeps the axis.
+
+    Shape: [H, R, keys] less the reduced axes.
+    """
+
+    layer: int
+    rows: str = "last"
+    keys: Literal["visual", "all"] = "visual"
+    head: Reduce = "mean"
+    row: Literal["none", "mean", "max", "sum"] = "mean"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys after RoPE of language-model layer `layer`: [Hkv, n, d]."""
+
+    layer: int
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of language-model layer `layer`: [Hkv, n, d]."""
+
+    layer: int
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Hidden states entering language-model layer `layer`: [n, D]."""
+
+    layer: int
+
+
+@dataclass(frozen=True)
+class TowerAttention:
+    """Attention inside vision-tower layer `layer`, after softmax, float32, over the tower's own tokens.
+
+    rows "cls": the class token's row; "received": summed over all queries. Head-reduced by `head`; averaged over the
+    tower tokens that one visual token is merged from. Shape [n] or [H, n].
+    """
+
+    layer: int
+    rows: Literal["cls", "received"] = "cls"
+    head: Reduce = "mean"
+
+
+@dataclass(frozen=True)
+class TowerKeys:
+    """Keys of tower layer `layer`, averaged over merged tokens: [H, n, d]."""
+
+    layer: int
+
+
+@dataclass(frozen=True)
+class TowerHidden:
+    """Output of tower layer `layer`, averaged over merged tokens: [n, Dt]."""
+
+    layer: int
+
+
+Signal = Attention | Keys | Values | Hidden | TowerAttention | TowerKeys | TowerHidden
+"""Everything that can be declared. CLIP text features and further tower signals join with the methods that need them."""
