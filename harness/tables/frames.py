@@ -1,0 +1,183 @@
+"""Tidy frames read from the cell folders of a results folder; everything else in this package starts from them.
+
+A cell is `results/runs/<model>/<benchmark>/<pruner>@<keep>+<addon>/<decoding>-<hash8>/` with `config.yaml` and the
+append-only logs `samples-<writer>.jsonl`. Only these are read, so a table can be printed while a run is going on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+FLOPS = ("vision", "prefill", "decode", "overhead")
+KV_BYTES = ("visible", "resident", "allocated")
+SETTING = ("model", "benchmark", "protocol", "decoding")
+"""What two cells must share, with all parameters, before their samples may be paired."""
+
+_MEANS = (
+    *("unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv"),
+    *(f"flops_{part}" for part in FLOPS),
+    *(f"kv_{kind}" for kind in KV_BYTES),
+    *("prefill_seconds", "decode_seconds", "seconds"),
+)
+_COPIED = ("id", "repeat", "credit", "parsed", "answer", "category", "cluster", "text", "finish", "error")
+_MEASURED = ("text_tokens", "visual_tokens", "ret_prefill", "ret_decode", "kv", "prefill_seconds", "decode_seconds")
+_NUMBERS = ("credit", "trace_length", "triggers", "peak_memory", *_MEASURED, *_MEANS)
+_SAMPLE = tuple(dict.fromkeys(("cell", *_COPIED, "failed", *_NUMBERS)))
+
+
+class TablesError(ValueError):
+    """Nothing can be printed; the message is one line that says why."""
+
+
+def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per cell: its settings, and counts and means over its samples.
+
+    Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting` and
+    `params` (dictionaries of everything that decides about pairing, and of the method's parameters), n (finished
+    samples), failed, accuracy (0..1), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode, kv,
+    trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
+
+    Args:
+        results: the results folder.
+        models, benchmarks: names or globs to keep; empty keeps all.
+
+    Raises:
+        TablesError: no cell is there, or none has such a name.
+    """
+    return _summarise(_configs(results, models, benchmarks), samples_frame(results, models, benchmarks))
+
+
+def samples_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per cell, sample id and repeat: credit, reply, finish and everything measured, lists left out.
+
+    `failed` samples (an error instead of a reply) stay in, but have no credit and no measured values. Takes and raises
+    what `cells_frame` does.
+    """
+    rows = [
+        _sample(config["cell"], line)
+        for config in _configs(results, models, benchmarks)
+        for line in read_samples(results / "runs" / config["cell"])
+    ]
+    frame = pd.DataFrame(rows, columns=list(_SAMPLE))
+    return frame.astype(dict.fromkeys(_NUMBERS, "float64")).astype({"failed": bool})
+
+
+def read_samples(cell: Path) -> Iterator[dict[str, Any]]:
+    """First complete line per (id, repeat) of a cell, over all its writers; a torn last line is passed over.
+
+    A line without an error goes before one with: it is the same sample, tried again.
+    """
+    first: dict[tuple[str, int], dict[str, Any]] = {}
+    for log in sorted(cell.glob("samples-*.jsonl")):
+        for number, text in enumerate(log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+            try:
+                line = json.loads(text)
+                key = (line["id"], line.get("repeat", 0))
+            except (ValueError, KeyError, TypeError):
+                raise TablesError(f"{log}, line {number}: not a sample record") from None
+            if key not in first or (_failed(first[key]) and not _failed(line)):
+                first[key] = line
+    yield from first.values()
+
+
+def varying(dicts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each of some nested dictionaries, the "key=value" pairs in which they are not all the same."""
+    flat = [dict(_flatten(d)) for d in dicts]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if any(f.get(k) != flat[0].get(k) for f in flat)]
+    return [" ".join(f"{k}={f[k]}" for k in keys if k in f) for f in flat]
+
+
+def _configs(results: Path, models: Sequence[str], benchmarks: Sequence[str]) -> list[dict[str, Any]]:
+    runs = results / "runs"
+    found = [_config(file, runs) for file in sorted(runs.glob("*/*/*/*/config.yaml"))]
+    if not found:
+        raise TablesError(f"no runs under {runs}: start one (vtpbench run ...) or name the folder with paths.results=")
+    for key, wanted in (("model", models), ("benchmark", benchmarks)):
+        kept = [c for c in found if not wanted or any(fnmatchcase(c[key], pattern) for pattern in wanted)]
+        if not kept:
+            known = ", ".join(sorted({c[key] for c in found}))
+            raise TablesError(f"no run with {key} {', '.join(wanted)} under {runs}; there are: {known}")
+        found = kept
+    return found
+
+
+def _config(file: Path, runs: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        pruner, addon = config["pruner"], _name(config.get("addon"))
+        params = {"pruner": pruner, "addon": config["addon"]} if addon != "none" else {"pruner": pruner}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise TablesError(f"{file}: not the configuration of a run") from None
+    folder = file.parent
+    method, _, budget = folder.parent.name.partition("@")
+    return {
+        "cell": folder.relative_to(runs).as_posix(),
+        "model": _name(config["model"]),
+        "benchmark": _name(config["benchmark"]),
+        "protocol": _name(config.get("protocol")),
+        "decoding": folder.name.rpartition("-")[0],
+        "method": method,
+        "addon": addon,
+        "keep": config.get("keep"),
+        "tokens": config.get("tokens"),
+        "seed": config.get("seed"),
+        "limit": config.get("limit"),
+        "setting": {key: config.get(key) for key in SETTING},
+        "params": params,
+    }
+
+
+def _name(part: Any) -> str:
+    """Name of a config group given as text or as a dictionary."""
+    return str(part.get("name", "?") if isinstance(part, dict) else part or "none")
+
+
+def _failed(line: Mapping[str, Any]) -> bool:
+    return bool(line.get("error")) or line.get("finish") == "error"
+
+
+def _sample(cell: str, line: Mapping[str, Any]) -> dict[str, Any]:
+    row = {"cell": cell, "repeat": 0, **{key: line[key] for key in _COPIED if key in line}, "failed": _failed(line)}
+    row["cluster"] = line.get("cluster") or line["id"]
+    if row["failed"]:
+        return row | {"credit": None}
+    return row | {
+        **{key: line.get(key) for key in _MEASURED},
+        **{f"flops_{part}": line.get("flops", {}).get(part) for part in FLOPS},
+        **{f"kv_{kind}": line.get("kv_bytes", {}).get(kind) for kind in KV_BYTES},
+        "trace_length": line.get("thinking_tokens", 0) + line.get("answer_tokens", 0),
+        "triggers": len(line.get("triggers", ())),
+        "peak_memory": line.get("peak_memory"),
+        "seconds": line.get("prefill_seconds", 0.0) + line.get("decode_seconds", 0.0),
+        "unparsed": line.get("parsed") is None,
+        "truncated": str(line.get("finish")).startswith("length"),
+    }
+
+
+def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataFrame:
+    by_cell = samples[~samples.failed].groupby("cell")
+    cells = pd.DataFrame(configs).set_index("cell")
+    cells["n"] = by_cell.size().reindex(cells.index, fill_value=0)
+    cells["failed"] = samples.groupby("cell").failed.sum().reindex(cells.index, fill_value=0).astype(int)
+    cells["accuracy"] = by_cell.credit.mean()
+    cells["trace_length"] = by_cell.trace_length.median()
+    cells = cells.join(by_cell[list(_MEANS)].mean()).astype({"keep": "float64", "tokens": "float64"})
+    full = (cells.method == "none").map({True: 1.0, False: float("nan")})
+    share = (cells.tokens / cells.visual_tokens).clip(upper=1.0)
+    cells.insert(cells.columns.get_loc("ret_prefill"), "ret_nominal", full.fillna(cells.keep).fillna(share))
+    return cells.reset_index()
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
