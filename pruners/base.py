@@ -61,6 +61,7 @@ class Sample:
         layout: places of its N visual tokens.
         visual: [N] sequence indices of the visual tokens in the prompt.
         length: tokens in the prompt, text and visual.
+        text_after: text tokens after the last picture (all of them without a picture).
         embeds: [length, D] input embeddings of the language model.
         question: text of the prompt without template.
         needed: regions the answer needs, in the order of use; empty when unknown.
@@ -71,6 +72,7 @@ class Sample:
     layout: VisualLayout
     visual: Tensor
     length: int
+    text_after: int
     embeds: Tensor
     question: str
     needed: tuple[Box, ...]
@@ -120,7 +122,7 @@ class CacheView:
 
     Attributes:
         keys, values: [Hkv, l, d].
-        token: [l] row of `sample.layout` of each entry, -1 for text.
+        token: [l] row of `sample.layout` of each entry, -1 for made tokens, -2 for text.
         index: [l] sequence index of each entry in the original prompt.
     """
 

@@ -13,7 +13,7 @@ class Dims:
         patch_inputs: values of one patch (channels x frames x height x width).
         unit: tower tokens merged into one visual token.
         merger_hidden: width of the hidden layer of the two-layer projector, which reads `unit * tower_hidden` values.
-        deepstack: number of further projectors of the same shape.
+        deepstack: tower layers whose output goes through a further projector of the same shape.
         value_bytes: bytes of one cached value.
     """
 
@@ -30,5 +30,5 @@ class Dims:
     patch_inputs: int
     unit: int
     merger_hidden: int
-    deepstack: int
+    deepstack: tuple[int, ...]
     value_bytes: int

@@ -76,24 +76,20 @@ def name(cell: Cell) -> str:
     return f"{'abcdefgh'[cell[1]]}{cell[0] + 1}"
 
 
-def _inside(cell: Cell) -> bool:
-    return 0 <= cell[0] < SIZE and 0 <= cell[1] < SIZE
-
-
 def _pick(rng: random.Random, n: int) -> int:
     # random() is the one method whose stream Python promises to keep between versions.
     return int(rng.random() * n)
 
 
-def _draw_path(rng: random.Random, steps: int) -> tuple[list[Cell], list[int]]:
+def _draw_path(rng: random.Random, steps: int, side: int) -> tuple[list[Cell], list[int]]:
     """Cells of a walk that never visits a cell twice, and the arrow taken from each but the last."""
     while True:
-        cells, arrows = [(_pick(rng, SIZE), _pick(rng, SIZE))], []
+        cells, arrows = [(_pick(rng, side), _pick(rng, side))], []
         while len(arrows) < steps:
             row, column = cells[-1]
             ways = [
                 i for i, (dr, dc) in enumerate(_STEPS)
-                if _inside((row + dr, column + dc)) and (row + dr, column + dc) not in cells
+                if 0 <= row + dr < side and 0 <= column + dc < side and (row + dr, column + dc) not in cells
             ]  # fmt: skip
             if not ways:
                 break
@@ -124,11 +120,15 @@ _POSITION_QUESTIONS = {"pips": "how many pips at {}?", "colour": "what colour is
 _COLOUR_QUESTIONS = {"pips": "how many pips in the {} cell?", "arrow": "where does the {} cell point?"}
 
 
-def lookup_by_position(rng: random.Random, cells: int = 1) -> Task:
-    """"how many pips at c3?"; more than one cell per question is used in training only."""
+# Arguments that only training uses: several cells per question, and `side`, which keeps the cells asked for in the upper
+# left corner of the picture.
+
+
+def lookup_by_position(rng: random.Random, cells: int = 1, side: int = SIZE) -> Task:
+    """"how many pips at c3?"."""
     grid, _ = _draw_grid(rng)
     attribute = ATTRIBUTES[_pick(rng, len(ATTRIBUTES))]
-    needed = tuple((_pick(rng, SIZE), _pick(rng, SIZE)) for _ in range(cells))
+    needed = tuple((_pick(rng, side), _pick(rng, side)) for _ in range(cells))
     question = _POSITION_QUESTIONS[attribute].format(", ".join(map(name, needed)))
     reply = ", ".join(grid.read(cell, attribute) for cell in needed)
     return Task("position", grid, question, reply, reply, needed)
@@ -144,9 +144,9 @@ def lookup_by_colour(rng: random.Random, cells: int = 1) -> Task:
     return Task("colour", grid, question, reply, reply, tuple(unique))
 
 
-def walk(rng: random.Random, steps: int) -> Task:
+def walk(rng: random.Random, steps: int, side: int = SIZE) -> Task:
     """"start at c3 and follow the arrows 5 steps. add the pips." The reply writes every step out."""
-    cells, arrows = _draw_path(rng, steps)
+    cells, arrows = _draw_path(rng, steps, side)
     grid, _ = _draw_grid(rng)
     arrow = [list(row) for row in grid.arrow]
     for (row, column), way in zip(cells, arrows, strict=False):
@@ -161,10 +161,10 @@ def walk(rng: random.Random, steps: int) -> Task:
     return Task("walk", grid, question, f"{' '.join(trace)} answer {total}", str(total), tuple(cells))
 
 
-def read_row(rng: random.Random) -> Task:
+def read_row(rng: random.Random, side: int = SIZE) -> Task:
     """Training only: a whole row aloud, so that every cell of it is supervised."""
     grid, _ = _draw_grid(rng)
-    row = _pick(rng, SIZE)
+    row = _pick(rng, side)
     cells = tuple((row, column) for column in range(SIZE))
     parts = [" ".join([name(cell), *(grid.read(cell, attribute) for attribute in ATTRIBUTES)]) for cell in cells]
     return Task("read", grid, f"read row {row + 1}.", " ".join(parts), "", cells)

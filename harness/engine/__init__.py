@@ -1,0 +1,6 @@
+"""Prefill and decode of stock models under pruning."""
+
+from harness.engine.engine import ENGINE_VERSION, Engine
+from harness.engine.trace import Decoding, Request, Trace
+
+__all__ = ["ENGINE_VERSION", "Decoding", "Engine", "Request", "Trace"]

@@ -1,0 +1,242 @@
+"""The engine: requests in, traces out, with slots that are refilled as soon as enough of them are free."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.accounting.kv import slot_bytes
+from harness.engine.cache import SlotCache
+from harness.engine.decode import Decode
+from harness.engine.finish import Reply, finished, make_trace
+from harness.engine.parts import Part, ignore
+from harness.engine.prefill import Prefill, Prefilled
+from harness.engine.sampling import choose
+from harness.engine.trace import Decoding, Request, Trace
+from harness.engine.vision import FeatureCache, Vision
+from harness.models.base import Features, Model, Prompt
+from pruners.base import Pruner
+
+ENGINE_VERSION = "1"
+"""Raised whenever generated tokens can change; part of the code fingerprint of every result."""
+
+CPU_SLOTS = 16
+
+
+@dataclass
+class Slot:
+    """A sample being decoded."""
+
+    prefilled: Prefilled
+    draw: random.Random
+    reply: Reply
+    ids: list[int] = field(default_factory=list)
+
+
+class Engine:
+    """Runs a model under a method.
+
+    Args:
+        slots: samples decoded together; None takes 16 on a CPU, and on a GPU what fits by reserved bytes.
+        feature_cache_mb: memory for vision features that several methods share.
+        part: told which part of the work runs, for profilers.
+    """
+
+    def __init__(
+        self, model: Model, *, slots: int | None = None, feature_cache_mb: int = 512, part: Part = ignore
+    ) -> None:
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+        self.model, self.slots, self.part = model, slots, part
+        self.features = FeatureCache(feature_cache_mb << 20)
+
+    def run(
+        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, export_kept: bool = False
+    ) -> Iterator[Trace]:
+        """Traces in the order in which samples finish. A failing sample is a trace with `finish="error"`.
+
+        Raises:
+            PrunerError: the method cannot act on this model.
+        """
+        pruner.check(self.model.info)
+        yield from _Run(self, pruner, decoding, export_kept).traces(iter(requests))
+
+    def slots_for(self, prompt: Prompt, decoding: Decoding) -> int:
+        """Slots by reserved bytes: what a GPU has free, less a fifth for activations."""
+        if self.slots is not None:
+            return self.slots
+        if self.model.device.type != "cuda":
+            return CPU_SLOTS
+        free, _ = torch.cuda.mem_get_info(self.model.device)
+        need = slot_bytes(self.model.dims, 2 * len(prompt.ids), decoding.max_new_tokens)
+        return max(1, min(256, int(0.8 * free) // need))
+
+
+class _Run:
+    """One pass of a method over a stream of requests."""
+
+    def __init__(self, engine: Engine, pruner: Pruner, decoding: Decoding, export_kept: bool) -> None:
+        self.engine, self.model, self.pruner, self.decoding = engine, engine.model, pruner, decoding
+        self.export_kept = export_kept
+        self.vision = Vision(engine.model, pruner, engine.features, engine.part)
+        self.prefill = Prefill(engine.model, pruner, engine.part)
+        self.slots: list[Slot | None] = []
+        self.failed: list[Trace] = []
+
+    def traces(self, requests: Iterator[Request]) -> Iterator[Trace]:
+        waiting = self._ready(requests)
+        first = next(waiting, None)
+        yield from self._take_failed()
+        if first is None:
+            return
+        self.slots = [None] * self.engine.slots_for(first[1], self.decoding)
+        self.cache = SlotCache(
+            self.model.dims, self.model.axes, len(self.slots), self.model.device, self.model.dtype
+        )
+        self.decode = Decode(self.model, self.cache, self.pruner, self.engine.part)
+        self.tokens = torch.zeros(self.cache.rows, dtype=torch.long, device=self.model.device)
+        self._penalties(reset=None)
+        head: list[tuple[Request, Prompt, list[Features]]] = [first]
+        more = True
+        while more or any(self.slots):
+            free = [i for i, slot in enumerate(self.slots) if slot is None]
+            # A prefill of several prompts costs a third per prompt of single ones, so a few free slots are awaited.
+            if more and (len(free) >= max(1, len(self.slots) // 4) or len(free) == len(self.slots)):
+                batch = head
+                head = []
+                while len(batch) < len(free) and (entry := next(waiting, None)) is not None:
+                    batch.append(entry)
+                more = len(batch) == len(free)
+                self._admit(batch, free)
+                yield from self._take_failed()
+                yield from self._sweep()
+                continue
+            live = [i for i, slot in enumerate(self.slots) if slot is not None]
+            if live:
+                self._step(live)
+                yield from self._sweep()
+        yield from self._take_failed()
+
+    def _take_failed(self) -> Iterator[Trace]:
+        failed, self.failed = self.failed, []
+        yield from failed
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        self.failed.append(
+            Trace(id=request.id, repeat=request.repeat, finish="error", error=f"{type(error).__name__}: {error}")
+        )
+
+    def _ready(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Prompt, list[Features]]]:
+        """Prompts with vision features; a sample that fails here is set aside."""
+        for request in requests:
+            try:
+                prompt = self.model.prepare(request)
+                yield request, prompt, self.vision.features(request, prompt)
+            except Exception as error:
+                self._fail(request, error)
+
+    def _admit(self, batch: list[tuple[Request, Prompt, list[Features]]], free: list[int]) -> None:
+        """Prefill a batch into free slots; if it fails, one by one, so that only the culprit is lost."""
+        began = time.perf_counter()
+        try:
+            done = self.prefill.run(batch) if batch else []
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0][0], error)
+                return
+            for entry, slot in zip(batch, free, strict=False):
+                self._admit([entry], [slot])
+            return
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        seconds = time.perf_counter() - began
+        tokens = sum(len(p.prompt.ids) for p in done)
+        for slot, prefilled in zip(free, done, strict=False):
+            request, decoding = prefilled.request, self.decoding
+            self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens)
+            self.decode.admit(slot, len(prefilled.prompt.visual), self._begin(prefilled))
+            reply = Reply(prefill_seconds=seconds * len(prefilled.prompt.ids) / tokens)
+            draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
+            self.slots[slot] = Slot(prefilled, draw, reply)
+            self._penalties(reset=slot)
+        if done:
+            logits = torch.zeros(self.cache.rows, done[0].logits.shape[-1], device=self.model.device)
+            admitted = free[: len(done)]
+            logits[admitted] = torch.stack([p.logits for p in done])
+            self._choose(logits, admitted)
+
+    def _begin(self, prefilled: Prefilled) -> dict[str, Tensor]:
+        """First state of the step method, read from what prefill recorded."""
+        stepper = self.decode.stepper
+        if stepper is None:
+            return {}
+        i = self.prefill.stages.index(stepper)
+        segment = prefilled.segment
+        group = torch.arange(sum(segment.pictures), device=self.model.device)
+        return stepper.begin(self.prefill.view(i, segment, prefilled.records, None, group))
+
+    def _penalties(self, reset: int | None) -> None:
+        """Which tokens occur where, kept only if a penalty asks for it."""
+        self.seen = getattr(self, "seen", None)
+        self.written = getattr(self, "written", None)
+        if self.decoding.repetition_penalty == 1 and not self.decoding.presence_penalty:
+            return
+        if self.seen is None or self.written is None:
+            shape = (self.cache.rows, self.model.dims.vocab)
+            self.seen = torch.zeros(shape, dtype=torch.bool, device=self.model.device)
+            self.written = torch.zeros_like(self.seen)
+        slot = self.slots[reset] if reset is not None else None
+        if reset is not None and slot is not None:
+            self.seen[reset] = self.written[reset] = False
+            self.seen[reset, slot.prefilled.prompt.ids.to(self.model.device)] = True
+
+    def _choose(self, logits: Tensor, live: list[int]) -> None:
+        """Choose the next token of the live slots and write it down."""
+        draws = [slot.draw if slot is not None and i in live else random.Random(0) for i, slot in enumerate(self.slots)]
+        draws += [random.Random(0)] * (self.cache.rows - len(draws))
+        if logits.is_meta:  # nothing has a value there: shapes and costs alone
+            chosen = torch.zeros(len(logits), dtype=torch.long)
+        else:
+            chosen = choose(logits, self.decoding, self.seen, self.written, draws)
+        row = torch.tensor(live, device=self.model.device)
+        self.tokens[row] = chosen.to(self.tokens.device)[row]
+        if self.seen is not None and self.written is not None:
+            self.seen[row, self.tokens[row]] = self.written[row, self.tokens[row]] = True
+        for i, token in zip(live, chosen.tolist() if len(live) == len(chosen) else chosen[live].tolist(), strict=True):
+            slot = self.slots[i]
+            assert slot is not None
+            slot.ids.append(token)
+
+    def _step(self, live: list[int]) -> None:
+        """One decode step; its time is shared evenly among the live slots."""
+        began = time.perf_counter()
+        logits = self.decode.step(self.tokens, live)
+        read = torch.stack(self.decode.read).sum(0).tolist() if self.decode.read else None
+        changed = self.decode.changed.tolist() if self.decode.stepper else None
+        self._choose(logits, live)
+        seconds = (time.perf_counter() - began) / len(live)
+        for i in live:
+            slot = self.slots[i]
+            assert slot is not None
+            slot.reply.count_step(seconds, None if read is None else read[i], bool(changed and changed[i]))
+
+    def _sweep(self) -> Iterator[Trace]:
+        """Traces of the slots that have finished; the slots become free."""
+        for i, slot in enumerate(self.slots):
+            if slot is None:
+                continue
+            finish = finished(slot.ids, self.model, self.decoding)
+            if finish is None:
+                continue
+            yield make_trace(
+                self.model, slot.prefilled, slot.reply, slot.ids, finish, self.decoding,
+                stepper=self.decode.stepper, allocated=self.cache.allocated // self.cache.rows,
+                export_kept=self.export_kept,
+            )  # fmt: skip
+            self.slots[i] = None
+            self.cache.release(i)

@@ -1,0 +1,140 @@
+"""When a reply ends, and what is then known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.accounting.flops import decode_flops, keys_read, prefill_flops, vision_flops
+from harness.accounting.kv import entry_bytes
+from harness.engine.prefill import Prefilled
+from harness.engine.trace import Decoding, Finish, Trace
+from harness.models.base import Model
+from pruners.base import Pruner
+from pruners.selection import Selection
+
+LOOP = 48
+"""A reply cut at its length limit counts as a loop if its last tokens, at least this many, repeat one n-gram."""
+
+
+@dataclass
+class Reply:
+    """What is measured while a sample decodes.
+
+    Attributes:
+        read: visual keys read per step, summed over layers; only with a step method.
+        triggers: steps at which the visible set changed.
+    """
+
+    prefill_seconds: float
+    decode_seconds: float = 0.0
+    read: list[float] = field(default_factory=list)
+    triggers: list[int] = field(default_factory=list)
+    steps: int = 0
+
+    def count_step(self, seconds: float, read: float | None, changed: bool) -> None:
+        self.steps += 1
+        self.decode_seconds += seconds
+        if read is not None:
+            self.read.append(read)
+        if changed:
+            self.triggers.append(self.steps)
+
+
+def finished(ids: list[int], model: Model, decoding: Decoding) -> Finish | None:
+    """Why the reply ends with its last token, or None if it goes on."""
+    if not decoding.ignore_eos and ids[-1] in model.stop_ids:
+        return "stop"
+    if decoding.stop and any(stop in model.tokenizer.decode(ids) for stop in decoding.stop):
+        return "stop"
+    if len(ids) >= decoding.max_new_tokens:
+        return "length_loop" if is_loop(ids) else "length"
+    return None
+
+
+def is_loop(ids: list[int]) -> bool:
+    """Whether the tail, at least LOOP tokens and three rounds of it, repeats one n-gram."""
+    for n in range(1, len(ids) // 3 + 1):
+        tail = max(LOOP, 3 * n)
+        if tail > len(ids):
+            return False
+        if ids[-tail:-n] == ids[-tail + n :]:
+            return True
+    return False
+
+
+def make_trace(
+    model: Model, done: Prefilled, reply: Reply, ids: list[int], finish: Finish, decoding: Decoding, *,
+    stepper: Pruner | None, allocated: int, export_kept: bool,
+) -> Trace:  # fmt: skip
+    """The trace of a finished reply."""
+    d, segment, steps = model.dims, done.segment, reply.steps
+    n = len(done.prompt.visual)
+    entries = [layer.keys.shape[1] for layer in done.cache]
+    visual = [layer.visual for layer in done.cache]
+    thinking = thinking_tokens(model, ids)
+    per_step = [r / d.depth for r in reply.read] or [sum(visual) / d.depth] * steps
+    hidden = sum(sum(visual) - r for r in reply.read)
+    read = keys_read(entries, steps) - round(hidden)
+    monitor = 2 * d.heads * d.head_dim * sum(entries[stepper.step_layer(d.depth)] + t + 1 for t in range(steps)) if stepper else 0
+    share = sum(visual) / (d.depth * n) if n else None
+    return Trace(
+        id=done.request.id, repeat=done.request.repeat, token_ids=ids, text=reply_text(model, ids, decoding),
+        finish=finish, thinking_tokens=thinking, answer_tokens=len(ids) - thinking,
+        text_tokens=len(done.prompt.ids) - n, visual_tokens=n, visual_per_layer=segment.visual_per_layer,
+        visible_per_step=[(value, len(list(run))) for value, run in groupby(per_step)], triggers=reply.triggers,
+        ret_prefill=sum(segment.visual_per_layer) / (d.depth * n) if n else None,
+        ret_decode=(sum(per_step) / steps / n if steps else share) if n else None, kv=share,
+        flops={
+            "vision": sum(vision_flops(d, tokens) for tokens in done.tower_tokens),
+            "prefill": prefill_flops(d, segment.lengths),
+            "decode": decode_flops(d, steps, read),
+            "overhead": segment.overhead + monitor,
+        },
+        kv_bytes={
+            "visible": round(read / steps * entry_bytes(d)) if steps else sum(entries) * entry_bytes(d),
+            "resident": (sum(entries) + d.depth * steps) * entry_bytes(d),
+            "allocated": allocated,
+        },
+        prefill_seconds=reply.prefill_seconds, decode_seconds=reply.decode_seconds,
+        peak_memory=torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
+        kept=[exported(entry) for entry in segment.kept] if export_kept else [],
+    )  # fmt: skip
+
+
+def thinking_tokens(model: Model, ids: list[int]) -> int:
+    """Tokens up to and with the last `</think>`; 0 for a reply without one."""
+    close = model.tokenizer.get_vocab().get("</think>")
+    return len(ids) - ids[::-1].index(close) if close is not None and close in ids else 0
+
+
+def reply_text(model: Model, ids: list[int], decoding: Decoding) -> str:
+    """The reply without its stop token, and up to the first stop string."""
+    end = -1 if ids and ids[-1] in model.stop_ids and not decoding.ignore_eos else None
+    text: str = model.tokenizer.decode(ids[:end], skip_special_tokens=True)
+    return text[: min((at for s in decoding.stop if (at := text.find(s)) >= 0), default=len(text))]
+
+
+def exported(entry: dict[str, Any]) -> dict[str, Any]:
+    """One moment's kept sets as plain data, over the whole prompt, as `pruners.Replay` reads them."""
+    source: list[int] = []
+    weights: tuple[list[int], list[int], list[float]] = ([], [], [])
+    merged, positions = False, "keep"
+    for group, selection in entry["chosen"]:
+        chosen = selection or Selection(torch.arange(len(group)))
+        old = group.tolist()
+        if chosen.weights is not None:
+            merged = True
+            rows, cols, values = (x.tolist() for x in (chosen.weights.rows, chosen.weights.cols, chosen.weights.values))
+        else:
+            rows, cols, values = list(range(len(chosen))), chosen.source.tolist(), [1.0] * len(chosen)
+        weights[0].extend(row + len(source) for row in rows)
+        weights[1].extend(old[col] for col in cols)
+        weights[2].extend(values)
+        source += [old[s] if s >= 0 else -1 for s in chosen.source.tolist()]
+        positions = chosen.positions.tolist() if isinstance(chosen.positions, Tensor) else chosen.positions
+    return {"layer": entry["layer"], "source": source, "weights": weights if merged else None, "positions": positions}

@@ -1,0 +1,237 @@
+"""Prefill: several prompts as one ragged sequence through the layers, methods acting on their own segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.engine.attention import sdpa
+from harness.engine.parts import Part
+from harness.engine.samples import make_sample
+from harness.engine.segment import TEXT, Segment
+from harness.engine.signals import Record, record_layer, token_axis
+from harness.engine.trace import Request
+from harness.models.base import Features, Model, Prompt
+from pruners.base import CacheEdit, CacheView, Pruner, View
+from pruners.selection import Selection
+from pruners.signals import Signal
+
+
+@dataclass
+class LayerCache:
+    """Keys and values [Hkv, n, d] of one sample and layer, with what each entry stands for.
+
+    token: layout row, -1 made, -2 text; [n], or [Hkv, n] where heads kept different entries.
+    """
+
+    keys: Tensor
+    values: Tensor
+    token: Tensor
+    index: Tensor
+    size: Tensor
+    positions: Tensor
+    next_position: int
+    visual: int
+
+
+@dataclass
+class Prefilled:
+    """A sample ready to decode."""
+
+    request: Request
+    prompt: Prompt
+    segment: Segment
+    tower_tokens: list[list[int]]
+    cache: list[LayerCache]
+    logits: Tensor
+    records: list[Record] = field(repr=False)
+
+
+class Prefill:
+    """Runs the stages of one method over packed prompts. Reached by the attention function as `attend`."""
+
+    def __init__(self, model: Model, pruner: Pruner, part: Part) -> None:
+        self.model, self.part, self.stages = model, part, pruner.stages()
+        self.signals = [tuple(stage.signals(model.info)) for stage in self.stages]
+        self.at_layers = [stage.layers(model.info.depth) for stage in self.stages]
+        self.biased = [s for s in self.stages if type(s).bias is not Pruner.bias]
+        self.segments: list[Segment] = []
+        self.records: list[list[Record]] = []
+        self.caches: list[list[LayerCache]] = []
+
+    @torch.inference_mode()
+    def run(self, batch: list[tuple[Request, Prompt, list[Features]]]) -> list[Prefilled]:
+        """Prefill prompts whose vision features are at hand."""
+        with self.part("prefill"):
+            built = [self._segment(*entry) for entry in batch]
+            self.segments, self.records = [s for s, _ in built], [r for _, r in built]
+            self.caches = [[] for _ in batch]
+            for layer in range(self.model.info.depth):
+                self._act(layer)
+                self._layer(layer)
+            last = torch.stack([segment.hidden[-1] for segment in self.segments])
+            logits = self.model.head(self.model.norm(last))
+        self._edit_caches()
+        return [
+            Prefilled(request, prompt, segment, [f.tower_tokens for f in features], cache, row, records)
+            for (request, prompt, features), segment, cache, row, records in zip(
+                batch, self.segments, self.caches, logits, self.records, strict=True
+            )
+        ]
+
+    def _segment(self, request: Request, prompt: Prompt, features: list[Features]) -> tuple[Segment, list[Record]]:
+        """The sequence before layer 0, after the embed moments."""
+        model, device = self.model, self.model.device
+        hidden = model.embed(prompt.ids)
+        visual = prompt.visual.to(device)
+        counts = [rows * columns for rows, columns in prompt.layout.grid.values()]
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        token = [torch.arange(n, device=device) if f.token is None else f.token for n, f in zip(counts, features, strict=True)]
+        if features:
+            row = torch.cat([part + start for part, start in zip(token, starts, strict=True)])
+            hidden = hidden.index_copy(0, visual[row], torch.cat([f.tokens for f in features]).to(hidden))
+            deepstack = torch.cat([f.deepstack for f in features], dim=1).to(hidden)
+        else:
+            row, deepstack = visual, hidden.new_zeros(0, 0, hidden.shape[1])
+        is_text = torch.ones(len(prompt.ids), dtype=torch.bool)
+        is_text[prompt.visual] = False
+        text = is_text.nonzero().flatten().to(device)
+        sample = make_sample(request, prompt, hidden)
+        segment = Segment(
+            sample, hidden, prompt.positions.to(device), prompt.next_position,
+            torch.arange(len(hidden), device=device), torch.ones(len(hidden), device=device), text, visual,
+            torch.arange(len(visual), device=device), list(counts), deepstack,
+        )  # fmt: skip
+        if features and any(f.token is not None for f in features):
+            split = row.split([len(t) for t in token])
+            chosen = [(i, g, Selection(r - s)) for (i, g), r, s in zip(segment.groups("picture"), split, starts, strict=True)]
+            full, segment.deepstack = segment.deepstack, deepstack.new_zeros(len(deepstack), sum(counts), hidden.shape[1])
+            segment.apply(chosen)
+            segment.deepstack = full
+        segment.overhead += sum(f.overhead for f in features)
+        segment.states = [stage.start(sample) for stage in self.stages]
+        records = [Record() for _ in self.stages]
+        for record, signals in zip(records, self.signals, strict=True):
+            for signal in signals:
+                if features and signal in features[0].signals:
+                    values, tokens = zip(*(f.signals[signal] for f in features), strict=True)
+                    index = torch.cat([visual[t + s] for t, s in zip(tokens, starts, strict=True)])
+                    record.values[signal] = (torch.cat(values, dim=token_axis(signal)), index)
+        for i, stage in enumerate(self.stages):
+            if "embed" in stage.moments():
+                self._select(i, segment, records, None, stage.at_embed)
+        return segment, records
+
+    def _act(self, layer: int) -> None:
+        """Layer moments at the entrance of a layer."""
+        for i, stage in enumerate(self.stages):
+            if layer in self.at_layers[i]:
+                for segment, records in zip(self.segments, self.records, strict=True):
+                    self._select(i, segment, records, layer, stage.at_layer)
+
+    def _select(
+        self, i: int, segment: Segment, records: list[Record], layer: int | None, rule: Callable[[View], Selection | None]
+    ) -> None:
+        """Let stage i choose among the visual tokens of one sample, group by group."""
+        stage, chosen = self.stages[i], []
+        with self.part("overhead"):
+            for picture, group in segment.groups(stage.scope):
+                view = self.view(i, segment, records, layer, group)
+                selection = rule(view)
+                chosen.append((picture, group, selection))
+                segment.overhead += stage.flops(
+                    self.model.info, "embed" if layer is None else "layer", len(group), segment.hidden.shape[1]
+                )
+        if any(selection is not None for _, _, selection in chosen):
+            segment.kept.append({"layer": layer, "chosen": [(group, s) for _, group, s in chosen]})
+            segment.apply(chosen)
+
+    def view(self, i: int, segment: Segment, records: list[Record], layer: int | None, group: Tensor) -> View:
+        """What stage i sees of one group of visual rows."""
+
+        def qk(k: int) -> tuple[Tensor, Tensor]:
+            segment.overhead += 2 * len(segment) * dims.hidden * (dims.heads + dims.kv_heads) * dims.head_dim
+            return self.model.qk(k, segment.hidden, segment.positions)
+
+        dims = self.model.dims
+        return View(
+            sample=segment.sample, layer=layer, token=segment.token[group], index=segment.visual[group],
+            hidden=segment.hidden, positions=segment.positions, state=segment.states[i],
+            record=lambda signal, places: records[i].read(signal, segment, places), qk=qk, final_norm=self.model.norm,
+        )  # fmt: skip
+
+    def _layer(self, layer: int) -> None:
+        """One decoder layer over the packed segments, then its DeepStack rows."""
+        lengths = [len(segment) for segment in self.segments]
+        rope = self.model.rope(torch.cat([segment.positions for segment in self.segments], dim=1)[:, None])
+        packed = torch.cat([segment.hidden for segment in self.segments])[None]
+        rows = self.model.layer(layer, packed, rope, self)[0].split(lengths)
+        for segment, hidden in zip(self.segments, rows, strict=True):
+            segment.visual_per_layer.append(sum(segment.pictures))
+            segment.lengths.append(len(segment))
+            if layer < len(segment.deepstack):
+                hidden = hidden.index_add(0, segment.visual, segment.deepstack[layer])
+            segment.hidden = hidden
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal attention inside each segment; declared signals are recorded, keys and values stored."""
+        lengths = [len(segment) for segment in self.segments]
+        out = []
+        parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+        for s, (q, k, v) in enumerate(parts):
+            segment = self.segments[s]
+            with self.part("overhead"):
+                for signals, state, record in zip(self.signals, segment.states, self.records[s], strict=True):
+                    segment.overhead += record_layer(signals, layer, segment, state, record, q[0], k[0], v[0])
+            mask = self._bias(layer, segment, q)
+            out.append(sdpa(q, k, v, mask, causal=mask is None))
+            self.caches[s].append(
+                LayerCache(k[0], v[0], segment.tokens(), segment.index, segment.size, segment.positions,
+                           segment.next_position, sum(segment.pictures))
+            )  # fmt: skip
+        return torch.cat(out, dim=1)
+
+    def _bias(self, layer: int, segment: Segment, q: Tensor) -> Tensor | None:
+        """Causal mask plus what the methods add to attention logits; None keeps the mask-free path."""
+        extra = [stage.bias(layer, segment.positions, segment.positions, segment.size) for stage in self.biased]
+        terms = [term for term in extra if term is not None]
+        if not terms:
+            return None
+        causal = torch.full((len(segment), len(segment)), -torch.inf, device=q.device).triu(1)
+        return (causal + sum(terms)).to(q.dtype)
+
+    def _edit_caches(self) -> None:
+        """Cache moments, once after prefill."""
+        for i, stage in enumerate(self.stages):
+            if "cache" not in stage.moments():
+                continue
+            for segment, caches, records in zip(self.segments, self.caches, self.records, strict=True):
+                for layer, cache in enumerate(caches):
+                    edit = stage.at_cache(self._cache_view(i, segment, records[i], layer, cache))
+                    if edit is not None:
+                        caches[layer] = edited(cache, edit)
+
+    def _cache_view(self, i: int, segment: Segment, record: Record, layer: int, cache: LayerCache) -> CacheView:
+        def read(signal: Signal, places: Tensor | None) -> Any:
+            return record.read(signal, segment, places)
+
+        return CacheView(
+            segment.sample, layer, cache.keys, cache.values, cache.token, cache.index, segment.states[i], read
+        )
+
+
+def edited(cache: LayerCache, edit: CacheEdit) -> LayerCache:
+    """A layer's cache after eviction or merging, per key-value head."""
+    source = edit.source
+    wide = source[..., None].expand(-1, -1, cache.keys.shape[-1])
+    token = cache.token[source]
+    return LayerCache(
+        keys=cache.keys.gather(1, wide) if edit.keys is None else edit.keys,
+        values=cache.values.gather(1, wide) if edit.values is None else edit.values,
+        token=token, index=cache.index[source[0]], size=cache.size[source[0]], positions=cache.positions[:, source[0]],
+        next_position=cache.next_position, visual=round(float((token != TEXT).float().sum()) / len(token)),
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""Recording of declared language-model signals during prefill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.engine.segment import Segment
+from pruners.base import PrunerError, State
+from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, Values
+
+BLOCK = 256
+"""Query rows per block: no [H, n, n] tensor exists."""
+
+
+@dataclass
+class Record:
+    """What was recorded for one sample and method; every value with the sequence `index` of its token axis."""
+
+    values: dict[Signal, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def read(self, signal: Signal, segment: Segment, places: Tensor | None) -> Tensor:
+        """A recorded value, restricted to the tokens at these places of the current sequence (None: all)."""
+        if signal not in self.values:
+            raise PrunerError(f"{signal} was read but not declared, or its layer has not run yet")
+        value, recorded = self.values[signal]
+        if places is None or (isinstance(signal, Attention) and signal.keys == "all"):
+            return value
+        if recorded is not segment.index:  # tokens have left since, but never change order: both are ascending
+            places = torch.searchsorted(recorded, segment.index[places])
+        return value.index_select(token_axis(signal), places)
+
+
+def token_axis(signal: Signal) -> int:
+    """The axis of a recorded value that counts tokens."""
+    return -1 if isinstance(signal, Attention | TowerAttention) else -2
+
+
+def record_layer(
+    signals: tuple[Signal, ...], layer: int, segment: Segment, state: State, record: Record, q: Tensor, k: Tensor, v: Tensor
+) -> int:
+    """Record what is declared for `layer` from its q [H, l, d], k, v [Hkv, l, d]; returns the FLOPs spent."""
+    cost = 0
+    for signal in signals:
+        if getattr(signal, "layer", None) != layer:
+            continue
+        if isinstance(signal, Attention):
+            rows = attention_rows(signal, segment, state)
+            record.values[signal] = (reduced_attention(signal, q, k, rows), segment.index)
+            cost += 2 * q.shape[0] * q.shape[2] * len(rows) * k.shape[1]
+        elif isinstance(signal, Keys):
+            record.values[signal] = (k, segment.index)
+        elif isinstance(signal, Values):
+            record.values[signal] = (v, segment.index)
+        elif isinstance(signal, Hidden):
+            record.values[signal] = (segment.hidden, segment.index)
+    return cost
+
+
+def attention_rows(signal: Attention, segment: Segment, state: State) -> Tensor:
+    """Places in the current sequence of the query rows that a signal asks for."""
+    last, device = len(segment) - 1, segment.visual.device
+    if signal.rows == "last":
+        return torch.arange(last, last + 1, device=device)
+    if signal.rows == "all":
+        return torch.arange(last + 1, device=device)
+    if signal.rows == "visual":
+        return segment.visual
+    if signal.rows == "text":  # after the last picture; text rows never leave, so their number is known
+        return segment.text[len(segment.text) - segment.sample.text_after :]
+    if signal.rows not in state:
+        raise PrunerError(f'rows="{signal.rows}" is neither last, text, visual, all nor an entry of the state')
+    return torch.searchsorted(segment.index, state[signal.rows])
+
+
+def reduced_attention(signal: Attention, q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
+    """Causal attention weights of `rows`, float32, reduced over heads and rows block by block."""
+    heads, group = k.shape[0], q.shape[0] // k.shape[0]
+    keys, blocks = k.float(), []
+    places = torch.arange(k.shape[1], device=k.device)
+    for part in rows.split(BLOCK):
+        logits = q[:, part].float().reshape(heads, group * len(part), -1) @ keys.transpose(1, 2)
+        logits = logits.reshape(heads * group, len(part), -1) * q.shape[-1] ** -0.5
+        weights = logits.masked_fill(places > part[:, None], -torch.inf).softmax(-1)
+        blocks.append(_reduce(weights, signal.head, 0))
+    if signal.row == "none":
+        return torch.cat(blocks, dim=-2)
+    summed = torch.stack([_reduce(block, "max" if signal.row == "max" else "sum", -2) for block in blocks])
+    if signal.row == "max":
+        return summed.amax(0)
+    return summed.sum(0) / (len(rows) if signal.row == "mean" else 1)
+
+
+def _reduce(x: Tensor, how: str, axis: int) -> Tensor:
+    if how == "none":
+        return x
+    return x.amax(axis) if how == "max" else x.mean(axis) if how == "mean" else x.sum(axis)

@@ -1,0 +1,109 @@
+"""Vision features: computed once per picture, shared by all methods that do not act inside the tower."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from harness.engine.parts import Part
+from harness.engine.samples import make_sample
+from harness.engine.signals import token_axis
+from harness.engine.trace import Request
+from harness.models.base import EncoderHook, Features, Model, PictureInput, Prompt
+from pruners.base import Pruner, State, View
+from pruners.selection import Selection
+from pruners.signals import Signal
+
+
+class FeatureCache:
+    """Least recently used features within a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+        self.entries: OrderedDict[str, Features] = OrderedDict()
+
+    def get(self, key: str, signals: Sequence[Signal]) -> Features | None:
+        """Features of a picture, if all of the signals were recorded with them."""
+        found = self.entries.get(key)
+        if found is None or not set(signals) <= set(found.signals):
+            return None
+        self.entries.move_to_end(key)
+        return found
+
+    def put(self, key: str, features: Features) -> None:
+        if key in self.entries:
+            self.used -= _bytes(self.entries.pop(key))
+        self.entries[key] = features
+        self.used += _bytes(features)
+        while self.used > self.limit and self.entries:
+            self.used -= _bytes(self.entries.popitem(last=False)[1])
+
+
+def _bytes(features: Features) -> int:
+    tensors = [features.tokens, features.deepstack, *(value for value, _ in features.signals.values())]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class Vision:
+    """Runs the tower for one method, through the cache unless the method acts inside the tower."""
+
+    def __init__(self, model: Model, pruner: Pruner, cache: FeatureCache, part: Part) -> None:
+        self.model, self.cache, self.part = model, cache, part
+        self.stages = [s for s in pruner.stages() if "encoder" in s.moments()]
+        self.signals = tuple(
+            dict.fromkeys(s for stage in pruner.stages() for s in stage.signals(model.info) if type(s).__name__.startswith("Tower"))
+        )
+
+    @torch.inference_mode()
+    def features(self, request: Request, prompt: Prompt) -> list[Features]:
+        """Features of every picture of a prompt."""
+        with self.part("vision"):
+            if self.stages:
+                return [self._acting(request, prompt, number) for number in range(len(prompt.pictures))]
+            return [self._shared(picture) for picture in prompt.pictures]
+
+    def _shared(self, picture: PictureInput) -> Features:
+        found = self.cache.get(picture.key, self.signals) if picture.key else None
+        if found is None:
+            found = self.model.encode(picture, self.signals)
+            if picture.key:
+                self.cache.put(picture.key, found)
+        return found
+
+    def _acting(self, request: Request, prompt: Prompt, number: int) -> Features:
+        """Features under methods that drop tokens inside the tower."""
+        depth = self.model.info.tower_depth
+        acting = {layer: stage for stage in self.stages for layer in stage.tower_layers(depth)}
+        sample = make_sample(request, prompt, self.model.embed(prompt.ids))
+        start = sum(rows * columns for (picture, _), (rows, columns) in prompt.layout.grid.items() if picture < number)
+        states: dict[int, State] = {id(stage): stage.start(sample) for stage in self.stages}
+        overhead = 0
+
+        def hook(layer: int, units: Tensor, token: Tensor, so_far: Features) -> Selection | None:
+            nonlocal overhead
+            stage = acting[layer]
+
+            def record(signal: Signal, places: Tensor) -> Tensor:
+                value, recorded = so_far.signals[signal]
+                return value.index_select(token_axis(signal), torch.searchsorted(recorded, token[places]))
+
+            overhead += stage.flops(self.model.info, "encoder", len(token), units.shape[1])
+            return stage.at_encoder(
+                View(
+                    sample=sample, layer=layer, token=token + start, index=torch.arange(len(token), device=units.device),
+                    hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
+                    qk=_absent, final_norm=self.model.norm,
+                )
+            )  # fmt: skip
+
+        encoder_hook: EncoderHook = hook
+        out = self.model.encode(prompt.pictures[number], self.signals, encoder_hook, tuple(acting))
+        out.overhead += overhead
+        return out
+
+
+def _absent(_: int) -> tuple[Tensor, Tensor]:
+    raise ValueError("queries and keys of the language model do not exist inside the tower")

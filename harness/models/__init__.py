@@ -1,0 +1,6 @@
+"""Model architectures and where their weights come from."""
+
+from harness.models.base import BadSample, Model, ModelUnavailable
+from harness.models.loading import load_model, model_info, processor_hash
+
+__all__ = ["BadSample", "Model", "ModelUnavailable", "load_model", "model_info", "processor_hash"]

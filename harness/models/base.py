@@ -1,0 +1,149 @@
+"""What the engine needs of a model: prompts, vision features, language-model layers."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from harness.accounting.dims import Dims
+from pruners.base import ModelInfo
+from pruners.layout import VisualLayout
+from pruners.selection import Selection
+from pruners.signals import Signal
+
+if TYPE_CHECKING:
+    from harness.engine.trace import Request
+
+
+class ModelUnavailable(Exception):
+    """A model cannot be loaded; the message says what was tried and how to give a local path."""
+
+
+class BadSample(Exception):
+    """A prompt cannot be built from a request (damaged picture, control tokens in the text)."""
+
+
+@dataclass(frozen=True)
+class PictureInput:
+    """One picture, ready for the tower.
+
+    Attributes:
+        pixels: patches [P, patch_inputs].
+        grid: patches per column and row, before merging.
+        key: hash of the pixels, for the feature cache.
+    """
+
+    pixels: Tensor
+    grid: tuple[int, int]
+    key: str
+
+    @classmethod
+    def of(cls, pixels: Tensor, grid: tuple[int, int]) -> PictureInput:
+        key = "" if pixels.is_meta else hashlib.sha256(pixels.numpy().tobytes() + repr(grid).encode()).hexdigest()
+        return cls(pixels, grid, key)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt.
+
+    Attributes:
+        ids: [L] token ids; visual tokens hold the placeholder id.
+        positions: [A, L] position ids on the A axes of the model's RoPE.
+        next_position: position id of the first generated token (the same on every axis).
+        visual: [N] places of the visual tokens.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    next_position: int
+    visual: Tensor
+    layout: VisualLayout
+    pictures: tuple[PictureInput, ...]
+
+
+@dataclass
+class Features:
+    """What the tower made of one picture.
+
+    Attributes:
+        tokens: [n, D] projected visual tokens.
+        deepstack: [J, n, D] rows added after the first J language-model layers.
+        token: [n] which of the picture's visual tokens each row is; None if all are there, in order.
+        signals: declared tower signals, each with the visual tokens [n] that its token axis stands for.
+        tower_tokens: tower tokens that entered each tower layer, then those that left the last one.
+        overhead: FLOPs spent on signals and selection products.
+    """
+
+    tokens: Tensor
+    deepstack: Tensor
+    token: Tensor | None = None
+    signals: dict[Signal, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    tower_tokens: list[int] = field(default_factory=list)
+    overhead: int = 0
+
+
+EncoderHook = Callable[[int, Tensor, Tensor, Features], Selection | None]
+"""(tower layer, units [n, unit * Dt], token [n], what was recorded so far), called after the layers a method names."""
+
+
+class Model(ABC):
+    """One architecture behind one interface. Subclasses run the stock transformers modules, untouched."""
+
+    info: ModelInfo
+    dims: Dims
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    stop_ids: frozenset[int]
+    axes: int = 1
+    net: nn.Module
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """Decoder layers of the language model."""
+
+    @abstractmethod
+    def prepare(self, request: Request) -> Prompt:
+        """Tokens, positions and pixels of a request. Raises BadSample."""
+
+    @abstractmethod
+    def encode(
+        self,
+        picture: PictureInput,
+        signals: Sequence[Signal] = (),
+        hook: EncoderHook | None = None,
+        hook_layers: Sequence[int] = (),
+    ) -> Features:
+        """Vision tower and projector on one picture."""
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings [..., D]."""
+
+    @abstractmethod
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary tables (cos, sin), each [..., d], for position ids [A, ...]."""
+
+    @abstractmethod
+    def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
+        """Decoder layer k on hidden [B, T, D]; `attention` reaches the attention function of harness.engine."""
+
+    @abstractmethod
+    def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [H, l, d] and keys [Hkv, l, d] that layer k would make of hidden [l, D] under its own norms."""
+
+    @abstractmethod
+    def norm(self, hidden: Tensor) -> Tensor:
+        """Final norm of the language model."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocab], float32, of normed hidden states."""

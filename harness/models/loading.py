@@ -1,0 +1,131 @@
+"""Loading models, by a name of ours, a local folder or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import harness.compat  # noqa: F401  (before transformers)
+from harness.models.base import Model, ModelUnavailable
+from pruners.base import ModelInfo
+
+BUILTIN = "builtin:"
+TINY = Path(__file__).resolve().parents[1] / "tiny"
+FAMILIES = {"qwen3_vl": ("harness.models.qwen3_vl", "Qwen3VL", "Qwen3VLForConditionalGeneration")}
+PROCESSOR_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+
+
+def source(path: str) -> str:
+    """A folder or hub id that transformers understands."""
+    if not path.startswith(BUILTIN):
+        return path
+    folder = TINY / path.removeprefix(BUILTIN)
+    if not folder.is_dir():
+        known = ", ".join(sorted(p.name for p in TINY.iterdir() if (p / "config.json").exists()))
+        raise ModelUnavailable(f"no built-in model {folder.name}; there are: {known}")
+    return str(folder)
+
+
+def _fetch(path: str, revision: str | None, what: str, get: Callable[[str], Any]) -> Any:
+    """Run a loader, and say what was tried if it cannot reach its files."""
+    place = source(path)
+    try:
+        return get(place)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f"folder {place}" if Path(place).exists() else f"model hub, {place} at revision {revision or 'main'}"
+        raise ModelUnavailable(
+            f"cannot load the {what} of {path} (tried: {where}): {reason} "
+            "If there is no network, download the model elsewhere and give its folder: model.path=/path/to/folder"
+        ) from error
+
+
+def _config(path: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    return _fetch(path, revision, "config", lambda p: AutoConfig.from_pretrained(p, revision=revision))
+
+
+def _adapter(family: str) -> Any:
+    if family not in FAMILIES:
+        raise ModelUnavailable(f"unknown model family {family}; known: {', '.join(FAMILIES)}")
+    return importlib.import_module(FAMILIES[family][0])
+
+
+def model_info(path: str, *, family: str, revision: str | None = None) -> ModelInfo:
+    """What methods may know of a model, from its config alone (no weights are loaded)."""
+    info: ModelInfo = _adapter(family).info(_config(path, revision), path)
+    return info
+
+
+def processor_hash(path: str, revision: str | None = None) -> str:
+    """Hash of tokenizer, chat template and image processor files."""
+    place, digest = source(path), hashlib.sha256()
+    for name in PROCESSOR_FILES:
+        file = Path(place) / name
+        if not Path(place).exists():
+            from transformers.utils import cached_file
+
+            found = _fetch(
+                path, revision, "processor",
+                lambda p, n=name: cached_file(
+                    p, n, revision=revision, _raise_exceptions_for_missing_entries=False,
+                ),
+            )  # fmt: skip
+            if found is None:
+                continue
+            file = Path(found)
+        if file.exists():
+            digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load_model(
+    path: str, *, family: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu",
+    min_pixels: int | None = None, max_pixels: int | None = None, weights: str = "trained", seed: int = 0,
+) -> Model:  # fmt: skip
+    """A model behind its adapter.
+
+    Args:
+        path: "builtin:NAME" for a tiny model of this package, a local folder, or a hub id.
+        min_pixels, max_pixels: limits of the image processor; None keeps the published ones.
+        weights: "trained", or "random" to build the architecture from its config alone.
+
+    Raises:
+        ModelUnavailable: files cannot be reached or do not fit; the message says what was tried.
+    """
+    module = _adapter(family)
+    config = _config(path, revision)
+    import transformers
+
+    net_class = getattr(transformers, FAMILIES[family][2])
+    kind = getattr(torch, dtype)
+    if weights == "random":
+        torch.manual_seed(seed)
+        with torch.device(device):
+            net = net_class._from_config(config, dtype=kind)
+    else:
+        net = _fetch(path, revision, "weights", lambda p: net_class.from_pretrained(p, revision=revision, dtype=kind))
+        net = net.to(device)
+    net.model.language_model.set_attn_implementation("vtpbench")
+    net.model.visual.set_attn_implementation("sdpa")
+    tokenizer = _fetch(
+        path, revision, "tokenizer", lambda p: transformers.AutoTokenizer.from_pretrained(p, revision=revision)
+    )
+    # Always PIL, so that pictures are resized alike on every machine, with torchvision or without.
+    images = _fetch(
+        path, revision, "image processor",
+        lambda p: transformers.AutoImageProcessor.from_pretrained(p, revision=revision, backend="pil"),
+    )  # fmt: skip
+    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    images.size = {**dict(images.size), **{k: v for k, v in limits.items() if v is not None}}
+    model: Model = getattr(module, FAMILIES[family][1])(net, tokenizer, images, path)
+    return model

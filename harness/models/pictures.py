@@ -1,0 +1,39 @@
+"""Opening pictures of unknown origin."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from harness.models.base import BadSample
+
+if TYPE_CHECKING:
+    from harness.engine.trace import Picture
+
+MAX_PIXELS = 1 << 28
+"""Larger pictures are refused: a few kilobytes of file can unpack to gigabytes."""
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """RGB picture from an opened one, a file or bytes; transparency is laid on white. Raises BadSample."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below decides
+            image = picture if isinstance(picture, Image.Image) else Image.open(_source(picture))
+            if image.width * image.height > MAX_PIXELS:
+                raise BadSample(f"picture of {image.width} x {image.height} pixels is larger than {MAX_PIXELS} pixels")
+            image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise BadSample(f"unreadable picture: {error}") from error
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _source(picture: Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(picture) if isinstance(picture, bytes) else picture

@@ -1,0 +1,226 @@
+"""Qwen3-VL: tower with 2 x 2 merging and DeepStack, language model with interleaved M-RoPE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from harness.accounting.dims import Dims
+from harness.models.base import BadSample, EncoderHook, Features, Model, PictureInput, Prompt
+from harness.models.pictures import open_picture
+from harness.models.tower import rotate, tower_signal
+from pruners.base import ModelInfo
+from pruners.layout import VisualLayout
+from pruners.signals import Signal, TowerHidden
+
+if TYPE_CHECKING:
+    from harness.engine.trace import Request
+
+
+class Qwen3VL(Model):
+    """Adapter over the stock `Qwen3VLForConditionalGeneration`.
+
+    The loops over tower blocks and decoder layers are ours, so that tokens can leave between any two of them; position
+    tables are computed here, because their helpers differ between transformers versions.
+    """
+
+    axes = 3
+
+    def __init__(self, net: Any, tokenizer: Any, image_processor: Any, name: str) -> None:
+        self.net, self.tokenizer, self.image_processor = net.eval(), tokenizer, image_processor
+        self.visual, self.text, self.config = net.model.visual, net.model.language_model, net.config
+        self.device, self.dtype = net.lm_head.weight.device, net.lm_head.weight.dtype
+        eos = net.generation_config.eos_token_id
+        self.stop_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+        self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
+        self.merge: int = self.config.vision_config.spatial_merge_size
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return list(self.text.layers)
+
+    def prepare(self, request: Request) -> Prompt:
+        parts, images = [], []
+        for part in request.content:
+            if isinstance(part, str):
+                parts.append({"type": "text", "text": part})
+            else:
+                parts.append({"type": "image"})
+                images.append(open_picture(part))
+        messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+        if request.system is not None:
+            messages.insert(0, {"role": "system", "content": request.system})
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        pictures = tuple(self._pixels(image) for image in images)
+        return self.layout_prompt(ids, pictures)
+
+    def _pixels(self, image: Any) -> PictureInput:
+        try:
+            out = self.image_processor(images=[image], return_tensors="pt")
+        except ValueError as error:  # extreme aspect ratios
+            raise BadSample(f"the image processor refuses the picture: {error}") from error
+        _, height, width = out["image_grid_thw"][0].tolist()
+        return PictureInput.of(out["pixel_values"], (height, width))
+
+    def layout_prompt(self, ids: list[int], pictures: tuple[PictureInput, ...]) -> Prompt:
+        """Expand each picture's placeholder and number everything: text counts on, a picture spans a grid (M-RoPE)."""
+        image_token = self.config.image_token_id
+        if ids.count(image_token) != len(pictures):
+            raise BadSample(f"the text holds {ids.count(image_token) - len(pictures)} image placeholder tokens of its own")
+        grids = [(p.grid[0] // self.merge, p.grid[1] // self.merge) for p in pictures]
+        left, out, position, columns, visual = iter(grids), [], 0, [], []
+        for token in ids:
+            if token != image_token:
+                columns.append(torch.full((3, 1), position))
+                out.append(token)
+                position += 1
+                continue
+            rows, across = next(left)
+            n = rows * across
+            place = torch.arange(n)
+            grid = torch.stack([torch.zeros(n, dtype=torch.long), place // across, place % across])
+            columns.append(grid + position)
+            visual.append(torch.arange(n) + len(out))
+            out += [image_token] * n
+            position += max(rows, across)
+        none = torch.zeros(0, dtype=torch.long)
+        return Prompt(
+            torch.tensor(out), torch.cat(columns, dim=1), position, torch.cat([none, *visual]),
+            VisualLayout.of_grids(grids), pictures,
+        )  # fmt: skip
+
+    def encode(
+        self,
+        picture: PictureInput,
+        signals: Sequence[Signal] = (),
+        hook: EncoderHook | None = None,
+        hook_layers: Sequence[int] = (),
+    ) -> Features:
+        tower, unit = self.visual, self.merge**2
+        hidden = tower.patch_embed(picture.pixels.to(self.device, self.dtype)) + self._places(*picture.grid)
+        cos, sin = self._tower_rope(*picture.grid)
+        token = torch.arange(len(hidden) // unit, device=self.device)
+        out = Features(hidden, hidden.new_zeros(0))
+        deepstack: list[Tensor] = []
+        for i, block in enumerate(tower.blocks):
+            out.tower_tokens.append(len(hidden))
+            here = [s for s in signals if getattr(s, "layer", None) in (i, i - len(tower.blocks))]
+            for signal in here:
+                if not isinstance(signal, TowerHidden):
+                    value, cost = tower_signal(signal, block, hidden, (cos, sin), unit)
+                    out.signals[signal], out.overhead = (value, token), out.overhead + cost
+            ends = torch.tensor([0, len(hidden)], dtype=torch.int32)
+            hidden = block(hidden, cu_seqlens=ends, position_embeddings=(cos, sin))
+            for signal in here:
+                if isinstance(signal, TowerHidden):
+                    out.signals[signal] = (hidden.reshape(len(token), unit, -1).mean(1), token)
+            if i in tower.deepstack_visual_indexes:
+                deepstack.append(tower.deepstack_merger_list[len(deepstack)](hidden))
+            selection = hook(i, hidden.reshape(len(token), -1), token, out) if hook and i in hook_layers else None
+            if selection is not None:
+                hidden = selection.rows(hidden.reshape(len(token), -1)).reshape(len(selection) * unit, -1)
+                cos, sin = (
+                    t.reshape(len(token), -1)[selection.source].reshape(len(selection) * unit, -1) for t in (cos, sin)
+                )
+                deepstack = [selection.rows(rows) for rows in deepstack]
+                token = token[selection.source]
+                out.token = token
+        out.tower_tokens.append(len(hidden))
+        out.tokens = tower.merger(hidden)
+        out.deepstack = torch.stack(deepstack) if deepstack else out.tokens.new_zeros(0, *out.tokens.shape)
+        return out
+
+    def _grouped(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """(row, column) of every patch, in the order of the processor: 2 x 2 neighbours follow each other."""
+        m = self.merge
+        row = torch.arange(height).reshape(height // m, 1, m, 1).expand(-1, width // m, -1, m)
+        column = torch.arange(width).reshape(1, width // m, 1, m).expand(height // m, -1, m, -1)
+        return row.flatten().to(self.device), column.flatten().to(self.device)
+
+    def _places(self, height: int, width: int) -> Tensor:
+        """Learned position embeddings [P, Dt], resampled bilinearly with corners aligned."""
+        table = self.visual.pos_embed.weight
+        side = round(table.shape[0] ** 0.5)
+        total = torch.zeros((), device=self.device, dtype=torch.float32)
+        y, x = (
+            place * ((side - 1) / max(size - 1, 1)) for place, size in zip(self._grouped(height, width), (height, width), strict=True)
+        )
+        for row in (y.floor(), y.floor() + 1):
+            for column in (x.floor(), x.floor() + 1):
+                weight = (1 - (y - row).abs()) * (1 - (x - column).abs())
+                corner = row.clamp(max=side - 1) * side + column.clamp(max=side - 1)
+                total = total + weight[:, None] * table[corner.long()].float()
+        return total.to(self.dtype)
+
+    def _tower_rope(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """(cos, sin) [P, d]: the first half of the frequencies turns with the row, the second with the column."""
+        d = self.config.vision_config.hidden_size // self.config.vision_config.num_heads
+        frequency = 10000.0 ** -(torch.arange(0, d // 2, 2, device=self.device).float() / (d // 2))
+        angle = torch.cat([place[:, None] * frequency for place in self._grouped(height, width)], dim=1).repeat(1, 2)
+        return angle.cos(), angle.sin()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.text.embed_tokens(ids.to(self.device))
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        rotary = self.text.rotary_emb
+        angle = positions[..., None].float() * rotary.inv_freq.float().to(positions.device)
+        mixed = angle[0].clone()
+        section = rope_parameters(self.config.text_config)["mrope_section"]
+        for axis in (1, 2):  # frequencies t h w t h w ..., as far as each axis reaches; the rest stays with t
+            where = slice(axis, 3 * section[axis], 3)
+            mixed[..., where] = angle[axis][..., where]
+        full = torch.cat([mixed, mixed], dim=-1)
+        scale = rotary.attention_scaling
+        return (full.cos() * scale).to(self.dtype), (full.sin() * scale).to(self.dtype)
+
+    def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
+        out = self.text.layers[k](hidden, position_embeddings=rope, attention_mask=None, vtp=attention)
+        return out[0] if isinstance(out, tuple) else out
+
+    def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        layer = self.text.layers[k]
+        attention, x = layer.self_attn, layer.input_layernorm(hidden)
+        heads = (len(x), -1, attention.head_dim)
+        rope = self.rope(positions)
+        return (
+            rotate(attention.q_norm(attention.q_proj(x).view(heads)).transpose(0, 1), rope),
+            rotate(attention.k_norm(attention.k_proj(x).view(heads)).transpose(0, 1), rope),
+        )
+
+    def norm(self, hidden: Tensor) -> Tensor:
+        return self.text.norm(hidden)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.net.lm_head(hidden).float()
+
+
+def rope_parameters(text_config: Any) -> dict[str, Any]:
+    """RoPE settings, whatever their name in this transformers version."""
+    return getattr(text_config, "rope_parameters", None) or text_config.rope_scaling
+
+
+def info(config: Any, name: str) -> ModelInfo:
+    """What methods may know, from the config alone."""
+    return ModelInfo(
+        name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.depth,
+        unit=config.vision_config.spatial_merge_size**2,
+    )  # fmt: skip
+
+
+def dims(config: Any, value_bytes: int) -> Dims:
+    """Sizes for the accountant, from the config alone."""
+    text, vision = config.text_config, config.vision_config
+    unit = vision.spatial_merge_size**2
+    return Dims(
+        depth=text.num_hidden_layers, hidden=text.hidden_size, heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads, head_dim=text.head_dim, mlp=text.intermediate_size, vocab=text.vocab_size,
+        tower_depth=vision.depth, tower_hidden=vision.hidden_size, tower_mlp=vision.intermediate_size,
+        patch_inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, unit=unit,
+        merger_hidden=vision.hidden_size * unit, deepstack=tuple(vision.deepstack_visual_indexes),
+        value_bytes=value_bytes,
+    )  # fmt: skip

@@ -1,0 +1,16 @@
+"""Training-free visual token pruning methods: one method, one short file, torch alone."""
+
+from pruners.base import Box, Budgeted, ModelInfo, Pruner, PrunerError, Sample, View, resolve_layer
+from pruners.compose import Pipeline
+from pruners.fastv import FastV
+from pruners.layout import VisualLayout
+from pruners.none import Blind, NoPruning
+from pruners.replay import Replay
+from pruners.selection import Selection, Weights, keep_top
+from pruners.simple import Oracle, Pool, Random, Stride
+
+__all__ = [
+    "Blind", "Box", "Budgeted", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "Pruner",
+    "PrunerError", "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisualLayout", "Weights", "keep_top",
+    "resolve_layer",
+]  # fmt: skip

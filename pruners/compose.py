@@ -1,0 +1,37 @@
+"""Several methods on one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pruners.base import MOMENTS, ModelInfo, Pruner, PrunerError
+from pruners.none import Blind, NoPruning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(Pruner):
+    """Methods one after the other, each seeing what the one before left."""
+
+    methods: tuple[Pruner, ...]
+
+    def stages(self) -> tuple[Pruner, ...]:
+        return tuple(stage for method in self.methods for stage in method.stages())
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return tuple(sorted({k for method in self.methods for k in method.layers(depth)}))
+
+    def check(self, model: ModelInfo) -> None:
+        """Raise PrunerError unless the methods can act one after the other."""
+        stages = self.stages()
+        if len(stages) < 2:
+            raise PrunerError("a pipeline needs at least two methods")
+        for stage in stages:
+            stage.check(model)
+            if isinstance(stage, Blind | NoPruning):
+                raise PrunerError(f"{type(stage).__name__} cannot be part of a pipeline: nothing is left for the others")
+        first = [min(map(MOMENTS.index, stage.moments())) for stage in stages]
+        if first != sorted(first):
+            order = ", ".join(type(stage).__name__ for stage in stages)
+            raise PrunerError(f"a pipeline lists methods in the order in which they act; got {order}")
+        if sum("step" in stage.moments() for stage in stages) > 1:
+            raise PrunerError("only one method of a pipeline can act during decoding")

@@ -1,0 +1,92 @@
+"""Baselines that look at nothing: random, stride, pooling; and the oracle of synthetic benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pruners.base import Budgeted, Pruner, View
+from pruners.selection import Selection, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Budgeted):
+    """Uniformly random visual tokens of every picture, in raster order (facts: repeatedly as good as published methods)."""
+
+    random: ClassVar[bool] = True
+    seed: int = 0
+
+    def at_embed(self, view: View) -> Selection:
+        order = torch.randperm(len(view), generator=view.sample.generator(self.seed))
+        return Selection(order[: self.count(len(view))].sort().values.to(view.index.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stride(Budgeted):
+    """Every n/k-th visual token in raster order, starting half a stride in."""
+
+    def at_embed(self, view: View) -> Selection:
+        n, k = len(view), self.count(len(view))
+        return Selection((2 * torch.arange(k, device=view.index.device) + 1) * n // (2 * k))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Budgeted):
+    """Average pooling of the picture's grid to the largest h x w of the same aspect that the budget admits.
+
+    Windows are those of adaptive average pooling (they overlap where sizes do not divide). A pooled token takes the
+    place and position ids of the token at the centre of its window, so ids stay on the model's own grid.
+    """
+
+    def at_embed(self, view: View) -> Selection:
+        layout, picture = view.sample.layout, int(view.sample.layout.picture[view.token[0].cpu()])
+        rows, columns = layout.grid[picture, 0]
+        if rows * columns != len(view):  # crops, newlines or an earlier merge: no grid left to pool
+            return Stride(keep=self.keep, tokens=self.tokens).at_embed(view)
+        h, w = pooled_grid(rows, columns, self.count(len(view)))
+        down, across = windows(rows, h), windows(columns, w)
+        entries = [
+            (i * w + j, r * columns + c, 1 / (len(down[i]) * len(across[j])))
+            for i in range(h) for j in range(w) for r in down[i] for c in across[j]
+        ]  # fmt: skip
+        out, source, share = zip(*entries, strict=True)
+        centre = [down[i][len(down[i]) // 2] * columns + across[j][len(across[j]) // 2] for i in range(h) for j in range(w)]
+        device = view.index.device
+        weights = Weights(*(torch.tensor(x, device=device) for x in (out, source, share)))
+        return Selection(torch.tensor(centre, device=device), weights)
+
+
+def pooled_grid(rows: int, columns: int, budget: int) -> tuple[int, int]:
+    """The h x w <= budget that keeps most tokens; among equals the aspect closest to the picture's."""
+    fits = [(h, min(columns, budget // h)) for h in range(1, min(rows, budget) + 1)]
+    side = (rows * columns / budget) ** 0.5
+
+    def loss(grid: tuple[int, int]) -> float:
+        return max(grid[0] * side / rows, rows / (grid[0] * side)) * max(grid[1] * side / columns, columns / (grid[1] * side))
+
+    return min(fits, key=lambda grid: (round(loss(grid), 9), -grid[0] * grid[1]))
+
+
+def windows(n: int, k: int) -> list[range]:
+    """k windows over n places as in adaptive average pooling: from floor(i n / k) to ceil((i + 1) n / k)."""
+    return [range(i * n // k, -(-(i + 1) * n // k)) for i in range(k)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oracle(Pruner):
+    """Exactly the visual tokens that the answer needs, where the benchmark knows them; all others are dropped.
+
+    The upper bound of any selection at prefill. Samples without known regions are left alone.
+    """
+
+    scope: ClassVar = "prompt"
+
+    def at_embed(self, view: View) -> Selection | None:
+        sample = view.sample
+        if not sample.needed:
+            return None
+        parts = [sample.layout.inside(b.picture, b.top, b.left, b.bottom, b.right) for b in sample.needed]
+        wanted = torch.cat(parts).unique().to(view.token.device)
+        return Selection(torch.nonzero(torch.isin(view.token, wanted)).flatten())
