@@ -1,0 +1,1 @@
+"""Slow references that share no code with the package they check."""
