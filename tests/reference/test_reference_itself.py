@@ -15,25 +15,25 @@ from .qwen3_vl import FastV, Grid, Masks, Prompt, Reference, Result, top  # noqa
 
 IMAGE, VOCAB, DEPTH = 90, 96, 3
 GRIDS: list[Grid] = [(1, 4, 6), (1, 2, 8), (1, 6, 4)]  # the 5 x 5 table of positions fits none of them
-TINY = dict(
-    image_token_id=IMAGE, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
-    text_config=dict(
-        vocab_size=VOCAB, hidden_size=48, intermediate_size=80, num_hidden_layers=DEPTH, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, pad_token_id=None, eos_token_id=None,
-        rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 2, 2], mrope_interleaved=True),
-    ),
-    vision_config=dict(
-        depth=3, hidden_size=32, num_heads=2, intermediate_size=48, patch_size=4, spatial_merge_size=2,
-        temporal_patch_size=2, out_hidden_size=48, num_position_embeddings=25, deepstack_visual_indexes=[0, 1],
-    ),
-)  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+TEXT = {
+    "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": DEPTH, "head_dim": 16,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "rope_parameters": ROPE,
+    "pad_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+VISION = {
+    "depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "patch_size": 4, "spatial_merge_size": 2,
+    "temporal_patch_size": 2, "out_hidden_size": 48, "num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1],
+}  # fmt: skip
 
 
 def build(tied: bool) -> Qwen3VLForConditionalGeneration:
     """Random weights large enough that every part changes the logits (fresh norms and biases would hide mistakes)."""
     torch.manual_seed(0)
-    config = Qwen3VLConfig(**{**TINY, "tie_word_embeddings": tied, "text_config": {
-        **TINY["text_config"], "tie_word_embeddings": tied}})  # fmt: skip
+    config = Qwen3VLConfig(
+        image_token_id=IMAGE, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
+        text_config={**TEXT, "tie_word_embeddings": tied}, vision_config={**VISION}, tie_word_embeddings=tied,
+    )  # fmt: skip
     model = Qwen3VLForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -58,7 +58,7 @@ def sample(pictures: int) -> tuple[list[int], Tensor | None, list[Grid]]:
 
 def stock_inputs(ids: list[int], pixels: Tensor | None, grids: list[Grid]) -> dict[str, Tensor]:
     row = torch.tensor([ids])
-    inputs = dict(input_ids=row, attention_mask=torch.ones_like(row), mm_token_type_ids=(row == IMAGE).int())
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row), "mm_token_type_ids": (row == IMAGE).int()}
     return inputs if pixels is None else {**inputs, "pixel_values": pixels, "image_grid_thw": torch.tensor(grids)}
 
 
