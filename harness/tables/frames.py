@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 FLOPS = ("vision", "prefill", "decode", "overhead")
 KV_BYTES = ("visible", "resident", "allocated")
 SETTING = ("model", "benchmark", "protocol", "decoding")
-"""What two cells must share, with all parameters, before their samples may be paired."""
+"""What cells must share, with all parameters, before their samples may be paired, if no identity is written."""
 
 _MEANS = (
     *("unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv"),
@@ -37,10 +38,10 @@ class TablesError(ValueError):
 
 
 def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()) -> pd.DataFrame:
-    """One row per cell: its settings, and counts and means over its samples.
+    """One row per cell: its settings, and counts and means over its finished samples.
 
     Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting` and
-    `params` (dictionaries of everything that decides about pairing, and of the method's parameters), n (finished
+    `params` (dictionaries of all that cells must share to be paired, and of the method's parameters), n (finished
     samples), failed, accuracy (0..1), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode, kv,
     trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
 
@@ -51,7 +52,7 @@ def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[
     Raises:
         TablesError: no cell is there, or none has such a name.
     """
-    return _summarise(_configs(results, models, benchmarks), samples_frame(results, models, benchmarks))
+    return load(results, models, benchmarks)[0]
 
 
 def samples_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()) -> pd.DataFrame:
@@ -60,13 +61,18 @@ def samples_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequenc
     `failed` samples (an error instead of a reply) stay in, but have no credit and no measured values. Takes and raises
     what `cells_frame` does.
     """
-    rows = [
-        _sample(config["cell"], line)
-        for config in _configs(results, models, benchmarks)
-        for line in read_samples(results / "runs" / config["cell"])
-    ]
-    frame = pd.DataFrame(rows, columns=list(_SAMPLE))
-    return frame.astype(dict.fromkeys(_NUMBERS, "float64")).astype({"failed": bool})
+    return load(results, models, benchmarks)[1]
+
+
+def load(
+    results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both frames, from one reading of the logs."""
+    configs = _configs(results, models, benchmarks)
+    rows = [_sample(c["cell"], line) for c in configs for line in read_samples(results / "runs" / c["cell"])]
+    samples = pd.DataFrame(rows, columns=list(_SAMPLE))
+    samples = samples.astype(dict.fromkeys(_NUMBERS, "float64")).astype({"failed": bool})
+    return _summarise(configs, samples), samples
 
 
 def read_samples(cell: Path) -> Iterator[dict[str, Any]]:
@@ -91,7 +97,7 @@ def varying(dicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each of some nested dictionaries, the "key=value" pairs in which they are not all the same."""
     flat = [dict(_flatten(d)) for d in dicts]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if any(f.get(k) != flat[0].get(k) for f in flat)]
-    return [" ".join(f"{k}={f[k]}" for k in keys if k in f) for f in flat]
+    return [" ".join(f"{k.rpartition('.')[2]}={f[k]}" for k in keys if k in f) for f in flat]
 
 
 def _configs(results: Path, models: Sequence[str], benchmarks: Sequence[str]) -> list[dict[str, Any]]:
@@ -111,25 +117,27 @@ def _configs(results: Path, models: Sequence[str], benchmarks: Sequence[str]) ->
 def _config(file: Path, runs: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        pruner, addon = config["pruner"], _name(config.get("addon"))
-        params = {"pruner": pruner, "addon": config["addon"]} if addon != "none" else {"pruner": pruner}
+        identity = config.get("identity") or {key: config.get(key) for key in (*SETTING, "pruner")}
+        params = identity["pruner"]
+        base = params.get("base", params)
+        budget = base if "identity" in config else config
+        model, benchmark = _name(config["model"]), _name(config["benchmark"])
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise TablesError(f"{file}: not the configuration of a run") from None
-    folder = file.parent
-    method, _, budget = folder.parent.name.partition("@")
+    method, _, addon = file.parent.parent.name.partition("+")
     return {
-        "cell": folder.relative_to(runs).as_posix(),
-        "model": _name(config["model"]),
-        "benchmark": _name(config["benchmark"]),
-        "protocol": _name(config.get("protocol")),
-        "decoding": folder.name.rpartition("-")[0],
-        "method": method,
-        "addon": addon,
-        "keep": config.get("keep"),
-        "tokens": config.get("tokens"),
+        "cell": file.parent.relative_to(runs).as_posix(),
+        "model": model,
+        "benchmark": benchmark,
+        "protocol": _protocol(config.get("protocol")),
+        "decoding": file.parent.name.rpartition("-")[0],
+        "method": method.partition("@")[0],
+        "addon": addon or "none",
+        "keep": _number(budget.get("keep")),
+        "tokens": _number(budget.get("tokens")),
         "seed": config.get("seed"),
         "limit": config.get("limit"),
-        "setting": {key: config.get(key) for key in SETTING},
+        "setting": {key: value for key, value in identity.items() if key != "pruner"},
         "params": params,
     }
 
@@ -137,6 +145,15 @@ def _config(file: Path, runs: Path) -> dict[str, Any]:
 def _name(part: Any) -> str:
     """Name of a config group given as text or as a dictionary."""
     return str(part.get("name", "?") if isinstance(part, dict) else part or "none")
+
+
+def _protocol(part: Any) -> str:
+    return f"{_name(part)}/{part['version']}" if isinstance(part, dict) and "version" in part else _name(part)
+
+
+def _number(value: Any) -> float:
+    """A budget as written ("1/3", 0.2, 64) as a float; none is NaN."""
+    return float("nan") if value is None else float(Fraction(str(value)))
 
 
 def _failed(line: Mapping[str, Any]) -> bool:
@@ -168,10 +185,9 @@ def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataF
     cells["failed"] = samples.groupby("cell").failed.sum().reindex(cells.index, fill_value=0).astype(int)
     cells["accuracy"] = by_cell.credit.mean()
     cells["trace_length"] = by_cell.trace_length.median()
-    cells = cells.join(by_cell[list(_MEANS)].mean()).astype({"keep": "float64", "tokens": "float64"})
-    full = (cells.method == "none").map({True: 1.0, False: float("nan")})
+    cells = cells.join(by_cell[list(_MEANS)].mean())
     share = (cells.tokens / cells.visual_tokens).clip(upper=1.0)
-    cells.insert(cells.columns.get_loc("ret_prefill"), "ret_nominal", full.fillna(cells.keep).fillna(share))
+    cells["ret_nominal"] = cells.method.map({"none": 1.0, "blind": 0.0}).fillna(cells.keep).fillna(share)
     return cells.reset_index()
 
 

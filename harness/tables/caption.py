@@ -1,0 +1,52 @@
+"""The sentences below a leaderboard: what was compared, how, and what its signs mean."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+DIAGNOSTIC = frozenset({"blind", "random", "oracle", "replay"})
+
+
+def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
+    """Caption of a judged leaderboard; sentences that do not apply are left out."""
+    compared = frame[frame.p.notna()]
+    small = compared.pairs < compared.n
+    uneven = frame[frame.n > 0].groupby("title").n.nunique() > 1
+    target = {"full": "the full model", "base": "the method without its add-on"}.get(against, f"{against}, same budget")
+    out = [f"{_count(len(frame), 'cell')}. Accuracy in % with its 95 % interval ({_join(frame.rule)})."]
+    if len(compared):
+        out += [
+            (
+                f"Δ: paired difference to {target} in points, 95 % interval by paired cluster bootstrap. "
+                f"p: {_join(frame.test)}, Holm-adjusted over {_count(len(compared), 'compared cell')}."
+            ),
+            (
+                f"Verdict at the 5 % level: equivalent = shown to be within ±{_count(margin, 'point')} (TOST, likewise "
+                "adjusted); worse or better = p < 0.05 and not equivalent; inconclusive = neither shown."
+            ),
+        ]
+    if small.any():
+        out += ["(n): pairs, where fewer than N samples were common to both cells."]
+    if uneven.any():
+        out += ["N differs within a section: read the paired Δ there, not the accuracies side by side."]
+    if frame.failed.sum():
+        out += ["Failed samples have no reply; they count in no column but their own."]
+    if frame.method.isin(DIAGNOSTIC).any():
+        out += ["†: diagnostic, a floor or a ceiling and not a method to use."]
+    out += [
+        (
+            "Retention: visual tokens kept, as asked for (nominal), as executed in prefill and decode (mean over layers), "
+            "and as resident KV. Length: median tokens written. FLOPs, KV and seconds: mean per sample."
+        )
+    ]
+    if frame.title.str.contains("self-test").any():
+        out += ["Self-test: made pictures and a tiny model; says that the harness works, not which method is best."]
+    return (*out, "-: not defined, nothing finished, or nothing to compare with.")
+
+
+def _join(names: pd.Series) -> str:
+    return " or ".join(sorted(names.dropna().unique())) or "none finished"
+
+
+def _count(n: float, noun: str) -> str:
+    return f"{n:g} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,146 @@
+"""The columns of a leaderboard: headings, the text of every cell, and which columns belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.tables.caption import DIAGNOSTIC
+from harness.tables.frames import FLOPS
+
+Row = dict[str, Any]
+NONE = "-"
+KEYS, COMPARISON = "keys", "comparison"
+"""Groups: the columns repeated in every block, and those printed first; the others are replies, retention and cost."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading in two lines, the text of a row, and the group it stays with."""
+
+    head: tuple[str, str]
+    text: Callable[[Row], str]
+    group: str
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One section. `every` holds the rows of all sections: units and decimals are chosen once for the leaderboard."""
+
+    title: str
+    rows: list[Row]
+    every: list[Row]
+
+    def columns(self, brief: bool = False) -> list[Column]:
+        """All columns, in order; `brief` writes intervals as ± their longer arm."""
+        return [*_keys(), *_comparison(brief), *_replies(), *_retention(), *_cost(self.every)]
+
+
+def _keys() -> list[Column]:
+    return [
+        Column(("", "method"), _label, KEYS, left=True),
+        Column(("", "keep"), _budget, KEYS),
+    ]
+
+
+def _comparison(brief: bool) -> list[Column]:
+    interval = "± 95 %" if brief else "[95 %]"
+    return [
+        Column(("", "N"), lambda row: str(row["n"]), COMPARISON),
+        Column(("accuracy %", interval), lambda row: _interval(row, "accuracy", "{:.1f}", brief), COMPARISON),
+        Column(("Δ points", interval), lambda row: _difference(row, brief), COMPARISON),
+        Column(("p", "Holm"), lambda row: _p(row["p_holm"]), COMPARISON),
+        Column(("", "verdict"), lambda row: _or_none(row["verdict"], str), COMPARISON, left=True),
+    ]
+
+
+def _replies() -> list[Column]:
+    return [
+        Column(("unparsed", "%"), lambda row: percent(row["unparsed"]), "replies"),
+        Column(("trunc.", "%"), lambda row: percent(row["truncated"]), "replies"),
+        Column(("", "failed"), lambda row: str(row["failed"]), "replies"),
+        Column(("", "length"), lambda row: _or_none(row["trace_length"], "{:g}".format), "replies"),
+    ]
+
+
+def _retention() -> list[Column]:
+    names = {"ret_nominal": "nominal", "ret_prefill": "prefill", "ret_decode": "decode", "kv": "KV"}
+    return [Column(("ret.", name), _decimals(key, 2), "retention") for key, name in names.items()]
+
+
+def _cost(rows: Sequence[Row]) -> list[Column]:
+    flops = [f"flops_{part}" for part in FLOPS]
+    prefix, unit = _prefix(max(_largest(rows, key) for key in flops))
+    kv_prefix, kv_unit = _prefix(_largest(rows, "kv_resident"))
+    return [
+        *(
+            Column((f"{prefix}FLOPs", part), _decimals(key, _places(_largest(rows, key) / unit), unit), "cost")
+            for key, part in zip(flops, FLOPS, strict=True)
+        ),
+        Column(
+            ("KV", f"{kv_prefix}B"),
+            _decimals("kv_resident", _places(_largest(rows, "kv_resident") / kv_unit), kv_unit),
+            "cost",
+        ),
+        Column(("seconds", "/sample"), _decimals("seconds", _places(_largest(rows, "seconds"))), "cost"),
+    ]
+
+
+def percent(share: float) -> str:
+    """A share 0..1 in per cent with one decimal."""
+    return _or_none(share, lambda x: f"{100 * x:.1f}")
+
+
+def _label(row: Row) -> str:
+    return f"{row['label']} †" if row["method"] in DIAGNOSTIC else str(row["label"])
+
+
+def _budget(row: Row) -> str:
+    if not math.isnan(row["tokens"]):
+        return f"{row['tokens']:g} tok"
+    return _or_none(row["keep"], "{:.3g}".format)
+
+
+def _interval(row: Row, key: str, form: str, brief: bool) -> str:
+    if math.isnan(row[key]):
+        return NONE
+    value, low, high = (round(100 * row[k], 1) + 0.0 for k in (key, f"{key}_low", f"{key}_high"))  # no -0.0
+    if brief:
+        return f"{form.format(value)} ± {max(value - low, high - value):.1f}"
+    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
+
+
+def _difference(row: Row, brief: bool) -> str:
+    return _interval(row, "difference", "{:+.1f}", brief) + (f" ({row['pairs']:g})" if row["pairs"] < row["n"] else "")
+
+
+def _p(p: float) -> str:
+    return _or_none(p, lambda x: "<.001" if x < 0.001 else f"{x:.3f}".removeprefix("0"))
+
+
+def _or_none(value: Any, text: Callable[[Any], str]) -> str:
+    return NONE if not isinstance(value, str) and math.isnan(value) else text(value)
+
+
+def _decimals(key: str, places: int, unit: float = 1.0) -> Callable[[Row], str]:
+    return lambda row: _or_none(row[key], lambda x: f"{x / unit:.{places}f}")
+
+
+def _largest(rows: Sequence[Row], key: str) -> float:
+    return max((row[key] for row in rows if not math.isnan(row[key])), default=0.0)
+
+
+def _prefix(largest: float) -> tuple[str, float]:
+    """SI prefix in which the largest value of a column has one to three digits before the point."""
+    for prefix, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if largest >= unit:
+            return prefix, unit
+    return "", 1.0
+
+
+def _places(largest: float) -> int:
+    """Decimals that leave the largest value of a column three significant digits."""
+    return min(3, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 0

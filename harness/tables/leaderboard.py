@@ -1,0 +1,170 @@
+"""The leaderboard: one row per cell, accuracy with interval, paired difference with verdict, retention and real cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from harness.tables import caption, render, stats
+from harness.tables.columns import Row, Table
+from harness.tables.frames import TablesError, load, varying
+
+_COMPARED = ["reference", "pairs", "difference", "difference_low", "difference_high", "p", "p_margin"]
+_STATISTICS = ["accuracy_low", "accuracy_high", "rule", *_COMPARED, "test"]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A leaderboard ready to be printed.
+
+    Attributes:
+        frame: one row per cell, raw values: the columns of `cells_frame`, then title (its section), label, accuracy_low
+            and accuracy_high, reference (the cell compared with), pairs, difference with its ends, p and p_holm,
+            p_margin and p_margin_holm, verdict. Accuracies, differences and shares are 0..1.
+        notes: the caption, one sentence a line.
+        command: what printed it, if known.
+    """
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+    command: str | None = None
+
+    def to_markdown(self) -> str:
+        """Sections with padded Markdown tables, the caption and the command."""
+        return render.markdown(self._tables(), self.notes, self.command)
+
+    def to_latex(self) -> str:
+        """One `table*` per section (needs booktabs)."""
+        return render.latex(self._tables(), self.notes, self.command)
+
+    def to_csv(self) -> str:
+        """All columns, raw and in full precision; dictionaries as JSON."""
+        plain = self.frame.assign(**{key: self.frame[key].map(_dump) for key in ("setting", "params")})
+        return plain.to_csv(index=False, lineterminator="\n")
+
+    def print(self, console: Console | None = None) -> None:
+        """Print to a terminal, in as many stacked blocks as its width asks for."""
+        render.terminal(self._tables(), self.notes, self.command, console or Console())
+
+    def _tables(self) -> list[Table]:
+        rows: list[Row] = self.frame.to_dict("records")  # type: ignore[assignment]
+        titles = dict.fromkeys(row["title"] for row in rows)
+        return [Table(title, [row for row in rows if row["title"] == title], rows) for title in titles]
+
+
+def leaderboard(
+    results: Path,
+    *,
+    models: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
+    margin: float = 1.0,
+    against: str = "full",
+    command: str | None = None,
+) -> Leaderboard:
+    """Compare all cells of a results folder.
+
+    Only samples of the same model, benchmark, protocol and decoding, with all their parameters, are ever paired.
+
+    Args:
+        results: the results folder.
+        models, benchmarks: names or globs to keep; empty keeps all.
+        margin: of equivalence, in points (hundredths of accuracy).
+        against: "full" (no pruning, no add-on), "base" (the same method and budget without its add-on), or the name of
+            a method, which then is taken at the same budget.
+        command: put below the table as the way to make it again.
+
+    Raises:
+        TablesError: nothing to print, or nothing called `against`.
+    """
+    if margin <= 0:
+        raise TablesError(f"margin must be above 0 points, got {margin:g}")
+    cells, samples = load(results, models, benchmarks)
+    if against not in {"full", "base", *cells.method}:
+        raise TablesError(f"against must be full, base or one of {', '.join(sorted(set(cells.method)))}; got {against}")
+    done = {str(cell): part for cell, part in samples[~samples.failed].groupby("cell")}
+    rows: list[Row] = cells.to_dict("records")  # type: ignore[assignment]
+    measured = [_statistics(row, _reference(row, rows, against), done, margin / 100) for row in rows]
+    frame = cells.join(pd.DataFrame(measured, columns=_STATISTICS, index=cells.index))
+    frame = _ordered(_named(_judged(frame)))
+    return Leaderboard(frame, caption.notes(frame, margin, against), command)
+
+
+def _reference(row: Row, rows: Sequence[Row], against: str) -> str | None:
+    """The cell that a row is compared with; of several (run with other software, say) the one with most samples."""
+
+    def fits(other: Row) -> bool:
+        if other["cell"] == row["cell"] or other["setting"] != row["setting"] or other["addon"] != "none":
+            return False
+        if against == "full":
+            return bool(other["method"] == "none")
+        if against == "base":
+            return bool(other["params"] == row["params"].get("base"))
+        return bool(other["method"] == against) and same_budget(other)
+
+    def same_budget(other: Row) -> bool:
+        return all(pd.isna(other[k]) and pd.isna(row[k]) or other[k] == row[k] for k in ("keep", "tokens"))
+
+    itself = row["addon"] == "none" and row["method"] == {"full": "none"}.get(against, against)
+    found = [] if itself else [other for other in rows if fits(other)]
+    return max(found, key=lambda other: int(other["n"]))["cell"] if found else None
+
+
+def _statistics(row: Row, reference: str | None, done: dict[str, pd.DataFrame], margin: float) -> dict[str, Any]:
+    """Interval of a row and its comparison with the reference; what cannot be said stays out (NaN)."""
+    ours = done.get(row["cell"])
+    if ours is None:
+        return {}
+    estimate = stats.accuracy(ours.credit.to_numpy(), list(ours.cluster))
+    out = {"accuracy_low": estimate.low, "accuracy_high": estimate.high, "rule": estimate.rule}
+    if reference not in done:
+        return out
+    both = ours.merge(done[reference][["id", "repeat", "credit"]], on=["id", "repeat"], suffixes=("", "_other"))
+    if both.empty:
+        return out
+    d = stats.paired(both.credit.to_numpy(), both.credit_other.to_numpy(), list(both.cluster), margin)
+    values = [reference, d.pairs, d.value, d.low, d.high, d.p, d.p_margin]
+    return out | dict(zip(_COMPARED, values, strict=True)) | {"test": d.rule}
+
+
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """With Holm's adjustment over all compared cells, and verdicts."""
+    compared = frame.index[frame.p.notna()]
+    adjusted = {key: stats.holm(list(frame.loc[compared, key])) for key in ("p", "p_margin")}
+    for key, values in adjusted.items():
+        frame[f"{key}_holm"] = pd.Series(values, index=compared, dtype="float64")
+    said = [stats.verdict(*v) for v in zip(frame.difference[compared], *adjusted.values(), strict=True)]
+    frame["verdict"] = pd.Series(said, index=compared, dtype=object)
+    return frame
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """With a title for every setting and a label for every method; what tells namesakes apart is appended."""
+    test = frame.benchmark.map(lambda name: " (self-test)" if name.startswith("glyph_") else "")
+    frame["title"] = frame.model + " · " + frame.benchmark + test + " · " + frame.protocol + " · " + frame.decoding
+    frame["label"] = frame.method + frame.addon.map(lambda name: "" if name == "none" else f"+{name}")
+    for _, same in frame.groupby("title"):
+        frame.loc[same.index, "title"] += [f" · {x}" if x else "" for x in varying(list(same.setting))]
+    for _, same in frame.groupby(["title", "label", "keep", "tokens"], dropna=False):
+        frame.loc[same.index, "label"] += [f" {x}" if x else "" for x in varying(list(same.params))]
+    for _, same in frame.groupby(["title", "label", "keep", "tokens"], dropna=False):
+        if len(same) > 1:  # the folder's hash tells what the configuration does not
+            frame.loc[same.index, "label"] += " #" + same.cell.str.rpartition("-")[2]
+    return frame
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sections by name; in them the full model first, then budgets from large to small, the most accurate first."""
+    rank = frame.assign(rank=(frame.label != "none").astype(int))
+    keys = ["title", "rank", "keep", "tokens", "accuracy", "label"]
+    rank = rank.sort_values(keys, ascending=[True, True, False, False, False, True], na_position="last")
+    return rank.drop(columns="rank").reset_index(drop=True)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

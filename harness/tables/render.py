@@ -1,0 +1,143 @@
+"""A leaderboard as text: terminal, Markdown, LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from harness.tables.columns import COMPARISON, KEYS, Column, Row, Table
+
+_GAP = 2
+_COLOURS = {"worse": "red", "better": "green", "equivalent": "cyan", "inconclusive": "dim"}
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        "Δ": r"$\Delta$",
+        "±": r"$\pm$",
+        "·": r"$\cdot$",
+        "†": r"\textdagger{}",
+    }
+)
+
+
+def terminal(tables: Sequence[Table], notes: Sequence[str], command: str | None, console: Console) -> None:
+    """Print sections, each in as many stacked blocks as the console's width asks for."""
+    for table in tables:
+        console.print(Text(table.title, style="bold"))
+        for block in _blocks(table, console.width):
+            console.print(_rich(block, table.rows))
+            console.print()
+    for note in notes:
+        console.print(Text(note, style="dim"))
+    if command:
+        console.print(Text(f"$ {command}", style="dim"))
+
+
+def markdown(tables: Sequence[Table], notes: Sequence[str], command: str | None) -> str:
+    """Two tables a section: the comparison, then replies, retention and cost."""
+    out = ["# Leaderboard", ""]
+    if command:
+        out += ["Made by", "", "```sh", command, "```", ""]
+    for table in tables:
+        out += [f"## {table.title}", ""]
+        for block in _halves(table.columns()):
+            out += [*_markdown(block, table.rows), ""]
+    return "\n".join([*out, *(f"- {note.replace('|', '')}" for note in notes)]) + "\n"
+
+
+def latex(tables: Sequence[Table], notes: Sequence[str], command: str | None) -> str:
+    """A `table*` a section with two tabulars; the notes follow the last one."""
+    out = ["% needs \\usepackage{booktabs}"]
+    out += [f"% {command}"] if command else []
+    for table in tables:
+        out += [r"\begin{table*}", r"\centering\small", rf"\caption{{{_escape(table.title)}}}"]
+        out += ["\n\\par\\medskip\n".join(_tabular(block, table.rows) for block in _halves(table.columns()))]
+        out += [r"\end{table*}"]
+    return "\n".join([*out, rf"{{\footnotesize {_escape(' '.join(notes))}\par}}"]) + "\n"
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    return max(cell_len(text) for text in (*column.head, *(column.text(row) for row in rows)))
+
+
+def _blocks(table: Table, width: int) -> list[list[Column]]:
+    """Blocks of columns for a width; intervals are shortened where the comparison would not stay in one piece."""
+    blocks = list(_pack(table.columns(), table.every, width))
+    if any(column.group == COMPARISON for block in blocks[1:] for column in block):
+        return list(_pack(table.columns(brief=True), table.every, width))
+    return blocks
+
+
+def _pack(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Iterator[list[Column]]:
+    """Blocks that fit a width. Groups stay together where they can; the key columns open every block."""
+    keys = [column for column in columns if column.group == KEYS]
+    size = {id(column): _width(column, rows) + _GAP for column in columns}
+    free = width - sum(size[id(column)] for column in keys)
+    block: list[Column] = []
+    used = 0
+    for _, members in groupby((c for c in columns if c.group != KEYS), key=lambda column: column.group):
+        group = list(members)
+        whole = sum(size[id(column)] for column in group)
+        for column in group:
+            start = column is group[0] and used + whole > free
+            if block and (start or used + size[id(column)] > free):
+                yield keys + block
+                block, used = [], 0
+            block.append(column)
+            used += size[id(column)]
+    yield keys + block
+
+
+def _rich(columns: Sequence[Column], rows: Sequence[Row]) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column("\n".join(column.head), justify="left" if column.left else "right", no_wrap=True)
+    for row in rows:
+        texts = [Text(text, style=_COLOURS.get(text, "")) for text in (column.text(row) for column in columns)]
+        table.add_row(*texts)
+    return table
+
+
+def _halves(columns: Sequence[Column]) -> list[list[Column]]:
+    return [
+        [column for column in columns if column.group == KEYS or (column.group == COMPARISON) is first]
+        for first in (True, False)
+    ]
+
+
+def _head(column: Column) -> str:
+    return " ".join(filter(None, column.head))
+
+
+def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
+    texts = [[_head(c), *(c.text(row).replace("|", "\\|") for row in rows)] for c in columns]
+    widths = [max(map(len, column)) for column in texts]
+    for i, line in enumerate(zip(*texts, strict=True)):
+        padded = [x.ljust(w) if c.left else x.rjust(w) for x, w, c in zip(line, widths, columns, strict=True)]
+        yield f"| {' | '.join(padded)} |"
+        if i == 0:
+            rules = ("-" * (w + 1) + ("-" if c.left else ":") for w, c in zip(widths, columns, strict=True))
+            yield f"|{'|'.join(rules)}|"
+
+
+def _tabular(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    lines = [[_head(column) for column in columns], *([column.text(row) for column in columns] for row in rows)]
+    head, *body = (" & ".join(map(_escape, line)) + r" \\" for line in lines)
+    spec = "".join("l" if column.left else "r" for column in columns)
+    return "\n".join(
+        [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    )
+
+
+def _escape(text: str) -> str:
+    return text.translate(_LATEX)
