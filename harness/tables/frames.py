@@ -6,21 +6,20 @@ append-only logs `samples-<writer>.jsonl`. Only these are read, so a table can b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from harness.runs.errors import InputError
+from harness.runs.log import read_log
+from harness.runs.summary import failed, seconds, trace_length
+
 FLOPS = ("vision", "prefill", "decode", "overhead")
 KV_BYTES = ("visible", "resident", "allocated")
-SETTING = ("model", "benchmark", "protocol", "decoding")
-"""What cells must share, with all parameters, before their samples may be paired, if no identity is written."""
-
 _MEANS = (
     *("unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv"),
     *(f"flops_{part}" for part in FLOPS),
@@ -33,15 +32,15 @@ _NUMBERS = ("credit", "trace_length", "triggers", "peak_memory", *_MEASURED, *_M
 _SAMPLE = tuple(dict.fromkeys(("cell", *_COPIED, "failed", *_NUMBERS)))
 
 
-class TablesError(ValueError):
+class TablesError(InputError):
     """Nothing can be printed; the message is one line that says why."""
 
 
 def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()) -> pd.DataFrame:
-    """One row per cell: its settings, and counts and means over its finished samples.
+    """One row per cell: its settings, and counts and means over all its finished samples, whatever `limit` ran last.
 
     Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting` and
-    `params` (dictionaries of all that cells must share to be paired, and of the method's parameters), n (finished
+    `params` (dictionaries: what cells must share to be paired, and the method), `config` (what was asked for), n (finished
     samples), failed, accuracy (0..1), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode, kv,
     trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
 
@@ -50,7 +49,7 @@ def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[
         models, benchmarks: names or globs to keep; empty keeps all.
 
     Raises:
-        TablesError: no cell is there, or none has such a name.
+        InputError: a log is damaged; as TablesError: no cell is there, or none has such a name.
     """
     return load(results, models, benchmarks)[0]
 
@@ -69,28 +68,10 @@ def load(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both frames, from one reading of the logs."""
     configs = _configs(results, models, benchmarks)
-    rows = [_sample(c["cell"], line) for c in configs for line in read_samples(results / "runs" / c["cell"])]
+    rows = [_sample(c["cell"], line) for c in configs for line in read_log(results / "runs" / c["cell"]).values()]
     samples = pd.DataFrame(rows, columns=list(_SAMPLE))
     samples = samples.astype(dict.fromkeys(_NUMBERS, "float64")).astype({"failed": bool})
     return _summarise(configs, samples), samples
-
-
-def read_samples(cell: Path) -> Iterator[dict[str, Any]]:
-    """First complete line per (id, repeat) of a cell, over all its writers; a torn last line is passed over.
-
-    A line without an error goes before one with: it is the same sample, tried again.
-    """
-    first: dict[tuple[str, int], dict[str, Any]] = {}
-    for log in sorted(cell.glob("samples-*.jsonl")):
-        for number, text in enumerate(log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
-            try:
-                line = json.loads(text)
-                key = (line["id"], line.get("repeat", 0))
-            except (ValueError, KeyError, TypeError):
-                raise TablesError(f"{log}, line {number}: not a sample record") from None
-            if key not in first or (_failed(first[key]) and not _failed(line)):
-                first[key] = line
-    yield from first.values()
 
 
 def varying(dicts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,53 +96,29 @@ def _configs(results: Path, models: Sequence[str], benchmarks: Sequence[str]) ->
 
 
 def _config(file: Path, runs: Path) -> dict[str, Any]:
+    method, _, addon = file.parent.parent.name.partition("+")
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        identity = config.get("identity") or {key: config.get(key) for key in (*SETTING, "pruner")}
-        params = identity["pruner"]
-        base = params.get("base", params)
-        budget = base if "identity" in config else config
-        model, benchmark = _name(config["model"]), _name(config["benchmark"])
+        protocol, identity = config["protocol"], config["identity"]
+        return {
+            "cell": file.parent.relative_to(runs).as_posix(),
+            "model": config["model"]["name"],
+            "benchmark": config["benchmark"]["name"],
+            "protocol": f"{protocol['name']}/{protocol['version']}",
+            "decoding": file.parent.name.rpartition("-")[0],
+            "method": method.partition("@")[0],
+            "addon": addon or "none",
+            **{key: config[key] for key in ("keep", "tokens", "seed", "limit")},
+            "setting": {key: value for key, value in identity.items() if key != "pruner"},
+            "params": identity["pruner"],
+            "config": {key: config[key] for key in ("model", "benchmark", "protocol", "decoding")},
+        }
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise TablesError(f"{file}: not the configuration of a run") from None
-    method, _, addon = file.parent.parent.name.partition("+")
-    return {
-        "cell": file.parent.relative_to(runs).as_posix(),
-        "model": model,
-        "benchmark": benchmark,
-        "protocol": _protocol(config.get("protocol")),
-        "decoding": file.parent.name.rpartition("-")[0],
-        "method": method.partition("@")[0],
-        "addon": addon or "none",
-        "keep": _number(budget.get("keep")),
-        "tokens": _number(budget.get("tokens")),
-        "seed": config.get("seed"),
-        "limit": config.get("limit"),
-        "setting": {key: value for key, value in identity.items() if key != "pruner"},
-        "params": params,
-    }
-
-
-def _name(part: Any) -> str:
-    """Name of a config group given as text or as a dictionary."""
-    return str(part.get("name", "?") if isinstance(part, dict) else part or "none")
-
-
-def _protocol(part: Any) -> str:
-    return f"{_name(part)}/{part['version']}" if isinstance(part, dict) and "version" in part else _name(part)
-
-
-def _number(value: Any) -> float:
-    """A budget as written ("1/3", 0.2, 64) as a float; none is NaN."""
-    return float("nan") if value is None else float(Fraction(str(value)))
-
-
-def _failed(line: Mapping[str, Any]) -> bool:
-    return bool(line.get("error")) or line.get("finish") == "error"
 
 
 def _sample(cell: str, line: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"cell": cell, "repeat": 0, **{key: line[key] for key in _COPIED if key in line}, "failed": _failed(line)}
+    row = {"cell": cell, "repeat": 0, **{key: line[key] for key in _COPIED if key in line}, "failed": failed(line)}
     row["cluster"] = line.get("cluster") or line["id"]
     if row["failed"]:
         return row | {"credit": None}
@@ -169,10 +126,10 @@ def _sample(cell: str, line: Mapping[str, Any]) -> dict[str, Any]:
         **{key: line.get(key) for key in _MEASURED},
         **{f"flops_{part}": line.get("flops", {}).get(part) for part in FLOPS},
         **{f"kv_{kind}": line.get("kv_bytes", {}).get(kind) for kind in KV_BYTES},
-        "trace_length": line.get("thinking_tokens", 0) + line.get("answer_tokens", 0),
+        "trace_length": trace_length(line),
         "triggers": len(line.get("triggers", ())),
         "peak_memory": line.get("peak_memory"),
-        "seconds": line.get("prefill_seconds", 0.0) + line.get("decode_seconds", 0.0),
+        "seconds": seconds(line),
         "unparsed": line.get("parsed") is None,
         "truncated": str(line.get("finish")).startswith("length"),
     }
@@ -180,7 +137,7 @@ def _sample(cell: str, line: Mapping[str, Any]) -> dict[str, Any]:
 
 def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataFrame:
     by_cell = samples[~samples.failed].groupby("cell")
-    cells = pd.DataFrame(configs).set_index("cell")
+    cells = pd.DataFrame(configs).set_index("cell").astype({"keep": "float64", "tokens": "float64"})
     cells["n"] = by_cell.size().reindex(cells.index, fill_value=0)
     cells["failed"] = samples.groupby("cell").failed.sum().reindex(cells.index, fill_value=0).astype(int)
     cells["accuracy"] = by_cell.credit.mean()

@@ -45,7 +45,7 @@ class Leaderboard:
 
     def to_csv(self) -> str:
         """All columns, raw and in full precision; dictionaries as JSON."""
-        plain = self.frame.assign(**{key: self.frame[key].map(_dump) for key in ("setting", "params")})
+        plain = self.frame.assign(**{key: self.frame[key].map(_dump) for key in ("setting", "params", "config")})
         return plain.to_csv(index=False, lineterminator="\n")
 
     def print(self, console: Console | None = None) -> None:
@@ -149,7 +149,13 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
     frame["title"] = frame.model + " · " + frame.benchmark + test + " · " + frame.protocol + " · " + frame.decoding
     frame["label"] = frame.method + frame.addon.map(lambda name: "" if name == "none" else f"+{name}")
     for _, same in frame.groupby("title"):
-        frame.loc[same.index, "title"] += [f" · {x}" if x else "" for x in varying(list(same.setting))]
+        settings = same.setting.map(_dump)
+        first = same[~settings.duplicated()]
+        tags = varying(list(first.config))
+        if len(set(tags)) < len(tags):  # another processor or data file under the same configuration
+            tags = varying(list(first.setting))
+        tag = dict(zip(settings[first.index], tags, strict=True))
+        frame.loc[same.index, "title"] += [f" · {tag[x]}" if tag[x] else "" for x in settings]
     for _, same in frame.groupby(["title", "label", "keep", "tokens"], dropna=False):
         frame.loc[same.index, "label"] += [f" {x}" if x else "" for x in varying(list(same.params))]
     for _, same in frame.groupby(["title", "label", "keep", "tokens"], dropna=False):

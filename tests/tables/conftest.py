@@ -44,16 +44,17 @@ def cell(results: Path) -> Write:
         name = method + budget + (f"+{addon}" if addon else "")
         folder = results / "runs" / model / benchmark / name / f"greedy-{hash8}"
         folder.mkdir(parents=True)
-        pruner = {"method": f"pruners.{method}", "keep": keep, "tokens": tokens, **params}
+        keeps = {"keep": keep, "tokens": tokens}
+        pruner = {"method": f"pruners.{method}", **keeps, **params}
         decoding = {"temperature": 0.0, "max_new_tokens": 96, "seed": 0}
         config = {
             "model": {"name": model, "dtype": "float32"},
-            "benchmark": {"name": benchmark, "params": {"seed": seed}},
-            "pruner": {"name": method, "target": f"pruners.{method}", "params": params},
+            "benchmark": {"name": benchmark, "seed": seed},
+            "pruner": {"name": method, "_target_": f"pruners.{method}", **params},
             "addon": {"name": addon or "none"},
             "protocol": {"name": "vtp", "version": 1},
-            "keep": keep or 0.5,  # as asked for, also by methods that have no budget
-            "tokens": tokens,
+            **keeps,
+            "decoding": decoding,
             "limit": len(credits),
             "seed": 0,
             "identity": {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.runs.errors import InputError
 from harness.tables import TablesError, cells_frame, leaderboard, samples_frame
 from harness.tables.frames import varying
 
@@ -33,22 +34,20 @@ def test_nominal_retention(results: Path, cell: Write) -> None:
     assert nominal["oracle"] != nominal["oracle"]
 
 
-def test_first_complete_line_counts_and_a_torn_one_is_passed_over(results: Path, cell: Write) -> None:
-    folder = cell("none", [1.0, 0.0, None])
+def test_first_line_counts_over_all_writers(results: Path, cell: Write) -> None:
+    folder = cell("none", [1.0, 0.0])
     lines = [json.loads(line) for line in (folder / "samples-main.jsonl").read_text().splitlines()]
-    again = [{**lines[1], "credit": 1.0}, {**lines[0], "id": "s2"}]  # a second verdict, and a failed sample tried again
-    text = "".join(json.dumps(line) + "\n" for line in again) + json.dumps(lines[0] | {"id": "s9"})
-    (folder / "samples-other.jsonl").write_text(text[:-20])
-    frame = samples_frame(results).set_index("id")
-    assert frame.credit.to_dict() == {"s0": 1.0, "s1": 0.0, "s2": 1.0}
-    assert not frame.failed.any()
+    more = [lines[1] | {"credit": 1.0}, lines[1] | {"repeat": 1, "credit": 0.5}, lines[0] | {"id": "s9"}]
+    (folder / "samples-other.jsonl").write_text("\n".join(map(json.dumps, more))[:-20])
+    frame = samples_frame(results).set_index(["id", "repeat"])
+    assert frame.credit.to_dict() == {("s0", 0): 1.0, ("s1", 0): 0.0, ("s1", 1): 0.5}
 
 
 def test_a_broken_line_is_named(results: Path, cell: Write) -> None:
     folder = cell("none", [1.0])
     with (folder / "samples-main.jsonl").open("a") as log:
         log.write("{\n")
-    with pytest.raises(TablesError, match=r"samples-main.jsonl, line 2"):
+    with pytest.raises(InputError, match=r"samples-main.jsonl, line 2"):
         samples_frame(results)
 
 

@@ -77,6 +77,7 @@ def test_only_the_same_data_is_paired(results: Path, cell: Write) -> None:
     cell("fastv", FULL, seed=1, keep=0.5)
     board = leaderboard(results)
     assert board.frame.p.isna().all() and board.frame.title.nunique() == 2
+    assert sorted(title.rpartition(" · ")[2] for title in board.frame.title) == ["seed=0", "seed=1"]
     assert not any("Holm" in note for note in board.notes)
 
 
