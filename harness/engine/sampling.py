@@ -28,7 +28,7 @@ def choose(
         logits = logits - decoding.presence_penalty * written
     if decoding.temperature == 0:
         return logits.argmax(-1)
-    ordered, tokens = (logits / decoding.temperature).sort(-1, descending=True, stable=True)
+    ordered, tokens = (logits / decoding.temperature).sort(stable=True, dim=-1, descending=True)
     if decoding.top_k:
         ordered[:, decoding.top_k :] = -torch.inf
     shares = ordered.softmax(-1)
