@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -140,4 +141,4 @@ def _tabular(columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.translate(_LATEX)
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text.translate(_LATEX))  # a minus, not a hyphen

@@ -145,7 +145,7 @@ def test_csv_holds_everything_in_full_precision(board: Leaderboard) -> None:
 def test_latex_is_balanced_and_escaped(board: Leaderboard) -> None:
     text = board.to_latex()
     assert text.count(r"\begin{") == text.count(r"\end{") and text.count(r"\toprule") == 4
-    assert r"tiny\_qwen3\_vl" in text
+    assert r"tiny\_qwen3\_vl" in text and "& $-$30.0 [$-$" in text
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert not re.search(r"(?<!\\)[%#]|(?<!\\)_", body)
     assert body.count("{") == body.count("}")
