@@ -1,4 +1,4 @@
-"""The interface of a pruning method: hyper-parameters in a frozen dataclass, and up to five moments at which it acts."""
+"""What a pruning method is: a frozen dataclass of hyper-parameters, and up to five moments at which it acts."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class CacheView:
 
 @dataclass(frozen=True)
 class CacheEdit:
-    """What replaces a layer's cache: entries `source` [Hkv, K] per head, with new contents where entries were merged."""
+    """What replaces a layer's cache: entries `source` [Hkv, K] per head, with new contents where some were merged."""
 
     source: Tensor
     keys: Tensor | None = None
@@ -260,7 +260,7 @@ class Pruner:
         return None
 
     def bias(self, layer: int, q_pos: Tensor, k_pos: Tensor, k_size: Tensor) -> Tensor | None:
-        """Added to attention logits: [q, k] from position ids [A, q], [A, k] and sizes [k]. None keeps the fast path."""
+        """Added to attention logits: [q, k] from position ids [A, q], [A, k], sizes [k]. None keeps the fast path."""
         return None
 
 

@@ -28,7 +28,9 @@ class Pipeline(Pruner):
         for stage in stages:
             stage.check(model)
             if isinstance(stage, Blind | NoPruning):
-                raise PrunerError(f"{type(stage).__name__} cannot be part of a pipeline: nothing is left for the others")
+                raise PrunerError(
+                    f"{type(stage).__name__} cannot be part of a pipeline: nothing is left for the others"
+                )
         first = [min(map(MOMENTS.index, stage.moments())) for stage in stages]
         if first != sorted(first):
             order = ", ".join(type(stage).__name__ for stage in stages)

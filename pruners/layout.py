@@ -46,13 +46,6 @@ class VisualLayout:
         zero = torch.zeros_like(cat[0])
         return cls(cat[0], zero, cat[1], cat[2], zero.clone(), {(i, 0): grid for i, grid in enumerate(grids)})
 
-    def groups(self, scope: Scope) -> list[Tensor]:
-        """Token indices of each crop, each picture, or the whole prompt; groups without tokens are left out."""
-        if scope == "prompt":
-            return [torch.arange(len(self))] if len(self) else []
-        key = self.picture if scope == "picture" else self.picture * (int(self.crop.max(initial=0)) + 1) + self.crop
-        return [torch.nonzero(key == value).flatten() for value in key.unique()]
-
     def inside(self, picture: int, top: float, left: float, bottom: float, right: float) -> Tensor:
         """Indices of the PATCH tokens whose area overlaps a box given in fractions 0..1 of the picture."""
         found = []

@@ -48,12 +48,12 @@ class Replay(Pruner):
     def _selection(self, view: View) -> Selection | None:
         for entry in self._sets.get(view.sample.id, []):
             if entry["layer"] == view.layer:
-                tensor = lambda x: torch.tensor(x, device=view.index.device)  # noqa: E731
-                weights, positions = entry.get("weights"), entry.get("positions", "keep")
+                device, positions = view.index.device, entry.get("positions", "keep")
+                weights = [torch.tensor(x, device=device) for x in entry.get("weights") or ()]
                 return Selection(
-                    tensor(entry["source"]).long(),
-                    Weights(*map(tensor, weights)) if weights else None,
-                    positions if isinstance(positions, str) else tensor(positions),
+                    torch.tensor(entry["source"], dtype=torch.long, device=device),
+                    Weights(*weights) if weights else None,
+                    positions if positions in ("keep", "renumber") else torch.tensor(positions, device=device),
                 )
         return None
 

@@ -81,4 +81,4 @@ class TowerHidden:
 
 
 Signal = Attention | Keys | Values | Hidden | TowerAttention | TowerKeys | TowerHidden
-"""Everything that can be declared. CLIP text features and further tower signals join with the methods that need them."""
+"""Everything that can be declared; CLIP text features and more tower signals join with methods that need them."""

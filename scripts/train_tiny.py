@@ -24,14 +24,14 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # only the PIL processors are used here
-from transformers import (  # noqa: E402
+from transformers import (
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
 
-from harness.benchmarks import glyphs  # noqa: E402
+from harness.benchmarks import glyphs
 
 PATCH, MERGE, CELLS = 8, 2, glyphs.SIZE * glyphs.SIZE
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -47,11 +47,11 @@ CHAT_TEMPLATE = """\
 {% endif -%}"""
 
 Mix = Callable[[random.Random, int], glyphs.Task]
-TASKS: dict[str, tuple[int, Mix]] = {  # samples of a batch of 64, and how one is drawn in the corner of `side` cells
-    "read": (20, glyphs.read_row),
-    "walk": (20, lambda rng, side: glyphs.walk(rng, rng.randint(2, min(8, 2 * side - 1)), side)),
-    "position": (12, lambda rng, side: glyphs.lookup_by_position(rng, rng.choice((1, 1, 2, 3, 5)), side)),
-    "colour": (12, lambda rng, side: glyphs.lookup_by_colour(rng, rng.choice((1, 1, 2, 3, 4)))),
+TASKS: dict[str, tuple[int, Mix]] = {  # samples of a batch, and how one is drawn in the corner of `side` cells
+    "read": (10, glyphs.read_row),
+    "walk": (10, lambda rng, side: glyphs.walk(rng, rng.randint(2, min(8, 2 * side - 1)), side)),
+    "position": (6, lambda rng, side: glyphs.lookup_by_position(rng, rng.choice((1, 1, 2, 3, 5)), side)),
+    "colour": (6, lambda rng, side: glyphs.lookup_by_colour(rng, rng.choice((1, 1, 2, 3, 4)))),
 }
 TEST: dict[str, Callable[[random.Random], glyphs.Task]] = {
     "walk": lambda rng: glyphs.walk(rng, rng.randint(3, 8)),
@@ -93,8 +93,8 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
         text_config=dict(
             vocab_size=vocab, hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
             num_key_value_heads=2, head_dim=32, max_position_embeddings=8192, tie_word_embeddings=True,
-            initializer_range=0.05, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[6, 5, 5],
-                                 mrope_interleaved=True),
+            initializer_range=0.05, rope_parameters=dict(rope_type="default", rope_theta=5e6,
+                                 mrope_section=[6, 5, 5], mrope_interleaved=True),
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
         ),
         vision_config=dict(
@@ -141,7 +141,7 @@ class Batches:
         rows = []
         for task in tasks:
             prompt = self.prefix + self.tokenizer.encode("<|vision_end|>" + task.question) + self.suffix
-            rows.append((prompt, self.tokenizer.encode(" " + task.reply) + [self.tokenizer.eos_token_id]))
+            rows.append((prompt, [*self.tokenizer.encode(" " + task.reply), self.tokenizer.eos_token_id]))
         width = max(len(p) + len(r) for p, r in rows)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
         labels = torch.full((len(rows), width), -100)
@@ -157,6 +157,26 @@ class Batches:
             "image_grid_thw": torch.tensor([[1, side, side]] * len(rows)),
         }
         return {k: v.to(self.device) for k, v in inputs.items()}, labels.to(self.device)
+
+
+@torch.no_grad()
+def mimetic(model: Qwen3VLForConditionalGeneration) -> None:
+    """Start attention as "look at what resembles you, and copy it" (Trockman and Kolter, arXiv 2305.09828).
+
+    Queries start equal to the keys of their group, the output projection as the transpose of the values': a word then
+    looks at the places that name it from the first step on.
+    """
+    torch.nn.init.normal_(model.model.visual.pos_embed.weight, std=0.5)  # places as loud as contents
+    for layer in model.model.language_model.layers:
+        attention = layer.self_attn
+        d, group = attention.head_dim, attention.num_key_value_groups
+        noise = 0.3 * attention.q_proj.weight
+        keys = attention.k_proj.weight.view(-1, d, attention.k_proj.in_features)
+        attention.q_proj.weight.copy_(keys.repeat_interleave(group, 0).flatten(0, 1) + noise)
+        values = attention.v_proj.weight.view(-1, d, attention.v_proj.in_features)
+        attention.o_proj.weight.copy_(
+            2 * values.repeat_interleave(group, 0).flatten(0, 1).T + 0.3 * attention.o_proj.weight
+        )
 
 
 def losses(
@@ -201,12 +221,17 @@ class Alignment:
 
     def loss(self, tasks: list[glyphs.Task]) -> torch.Tensor:
         grids = np.array([(t.grid.colour, np.array(t.grid.pips) - 1, t.grid.arrow) for t in tasks])
-        targets = torch.from_numpy(grids).reshape(len(tasks), 3, CELLS).permute(1, 0, 2).flatten(1).to(self.features.device)
+        targets = (
+            torch.from_numpy(grids).reshape(len(tasks), 3, CELLS).permute(1, 0, 2).flatten(1).to(self.features.device)
+        )
         place = torch.arange(CELLS, device=targets.device).repeat(len(tasks))
         x = F.rms_norm(self.features.float(), self.features.shape[-1:])
         embeddings = self.model.get_input_embeddings().weight
         return sum(
-            (F.cross_entropy(x @ embeddings[words].float().T, target) for words, target in zip(self.words, (place, *targets), strict=True)),
+            (
+                F.cross_entropy(x @ embeddings[words].float().T, target)
+                for words, target in zip(self.words, (place, *targets), strict=True)
+            ),
             start=torch.zeros((), device=x.device),
         )
 
@@ -261,8 +286,7 @@ def main() -> None:
     tokenizer = make_tokenizer()
     batches = Batches(tokenizer, args.device)
     model = Qwen3VLForConditionalGeneration(make_config(tokenizer)).to(args.device).train()
-    if not (args.work / "checkpoint.pt").exists():
-        torch.nn.init.normal_(model.model.visual.pos_embed.weight, std=0.5)  # places as loud as contents from the start
+    mimetic(model)
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": "eager"})  # fastest on a CPU
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -286,17 +310,17 @@ def main() -> None:
             loss, _ = losses(model, inputs, labels)
         scale = (weight[:, None] * (labels[:, 1:] != -100)).sum()
         aligned = alignment.loss(tasks)
-        total = (loss * weight[:, None]).sum() / scale + 0.1 * aligned
+        total = (loss * weight[:, None]).sum() / scale + 0.3 * aligned
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        shown = 0.95 * shown + 0.05 * (total - 0.1 * aligned).item() if step > first else total.item()
-        if (step + 1) % 20 == 0:
+        shown = 0.95 * shown + 0.05 * (total - 0.3 * aligned).item() if step > first else total.item()
+        if (step + 1) % 50 == 0:
             rate = (step + 1 - first) / (time.monotonic() - began)
             print(f"step {step + 1} loss {shown:.3f} aligned {aligned.item():.3f} {rate:.2f} steps/s", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == args.steps:
-            shares = evaluate(model, batches, 128)
+        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+            shares = evaluate(model, batches, 64)
             print("exact " + " ".join(f"{k} {v:.3f}" for k, v in shares.items()), flush=True)
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
                        checkpoint.with_suffix(".tmp"))  # fmt: skip

@@ -30,7 +30,7 @@ def prefill_flops(d: Dims, lengths: Sequence[int]) -> int:
 
 
 def decode_flops(d: Dims, steps: int, keys_read: int) -> int:
-    """`steps` decode steps that read `keys_read` keys in all, counted over layers and steps, the new token's included."""
+    """`steps` decode steps that read `keys_read` keys over all layers and steps, the new tokens' own included."""
     return steps * (d.depth * token_flops(d) + head_flops(d)) + 4 * d.heads * d.head_dim * keys_read
 
 

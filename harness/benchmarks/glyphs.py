@@ -84,7 +84,7 @@ def _pick(rng: random.Random, n: int) -> int:
 def _draw_path(rng: random.Random, steps: int, side: int) -> tuple[list[Cell], list[int]]:
     """Cells of a walk that never visits a cell twice, and the arrow taken from each but the last."""
     while True:
-        cells, arrows = [(_pick(rng, side), _pick(rng, side))], []
+        cells, arrows = [(_pick(rng, side), _pick(rng, side))], list[int]()
         while len(arrows) < steps:
             row, column = cells[-1]
             ways = [
@@ -120,12 +120,12 @@ _POSITION_QUESTIONS = {"pips": "how many pips at {}?", "colour": "what colour is
 _COLOUR_QUESTIONS = {"pips": "how many pips in the {} cell?", "arrow": "where does the {} cell point?"}
 
 
-# Arguments that only training uses: several cells per question, and `side`, which keeps the cells asked for in the upper
-# left corner of the picture.
+# Arguments that only training uses: several cells per question, and `side`, which keeps the cells asked for in the
+# upper left corner of the picture.
 
 
 def lookup_by_position(rng: random.Random, cells: int = 1, side: int = SIZE) -> Task:
-    """"how many pips at c3?"."""
+    """ "how many pips at c3?"."""
     grid, _ = _draw_grid(rng)
     attribute = ATTRIBUTES[_pick(rng, len(ATTRIBUTES))]
     needed = tuple((_pick(rng, side), _pick(rng, side)) for _ in range(cells))
@@ -135,7 +135,7 @@ def lookup_by_position(rng: random.Random, cells: int = 1, side: int = SIZE) -> 
 
 
 def lookup_by_colour(rng: random.Random, cells: int = 1) -> Task:
-    """"how many pips in the cyan cell?" about a colour that occurs once in the picture."""
+    """ "how many pips in the cyan cell?" about a colour that occurs once in the picture."""
     grid, unique = _draw_grid(rng, unique=cells)
     attribute = ("pips", "arrow")[_pick(rng, 2)]
     colours = [grid.read(cell, "colour") for cell in unique]
@@ -145,7 +145,7 @@ def lookup_by_colour(rng: random.Random, cells: int = 1) -> Task:
 
 
 def walk(rng: random.Random, steps: int, side: int = SIZE) -> Task:
-    """"start at c3 and follow the arrows 5 steps. add the pips." The reply writes every step out."""
+    """ "start at c3 and follow the arrows 5 steps. add the pips." The reply writes every step out."""
     cells, arrows = _draw_path(rng, steps, side)
     grid, _ = _draw_grid(rng)
     arrow = [list(row) for row in grid.arrow]

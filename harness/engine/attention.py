@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-import harness.compat  # noqa: F401  (before transformers)
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
+
 
 NAME = "vtpbench"
 

@@ -14,7 +14,7 @@ from harness.engine.segment import TEXT
 
 @dataclass
 class Layer:
-    """Buffers of one layer: keys, values [S, Hkv, cap, d]; token [S, Hkv or 1, cap]; size [S, cap]; positions [S, A, cap]."""
+    """One layer: keys, values [S, Hkv, cap, d]; token [S, Hkv or 1, cap]; size [S, cap]; positions [S, A, cap]."""
 
     keys: Tensor
     values: Tensor

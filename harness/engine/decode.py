@@ -48,7 +48,9 @@ class Decode:
         for name, shape in spec.items():
             width = tuple(self.visible.shape[1] if n == "N" else n for n in shape)
             old = self.state.get(name, torch.zeros(self.cache.rows, *width, device=self.model.device))
-            pads = [p for have, want in zip(reversed(old.shape[1:]), reversed(width), strict=True) for p in (0, want - have)]
+            pads = [
+                p for have, want in zip(reversed(old.shape[1:]), reversed(width), strict=True) for p in (0, want - have)
+            ]
             self.state[name] = torch.nn.functional.pad(old, pads) if pads else old
             self.state[name][slot] = 0
             if name in first:

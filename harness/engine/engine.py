@@ -95,9 +95,7 @@ class _Run:
         if first is None:
             return
         self.slots = [None] * self.engine.slots_for(first[1], self.decoding)
-        self.cache = SlotCache(
-            self.model.dims, self.model.axes, len(self.slots), self.model.device, self.model.dtype
-        )
+        self.cache = SlotCache(self.model.dims, self.model.axes, len(self.slots), self.model.device, self.model.dtype)
         self.decode = Decode(self.model, self.cache, self.pruner, self.engine.part)
         self.tokens = torch.zeros(self.cache.rows, dtype=torch.long, device=self.model.device)
         self._penalties(reset=None)

@@ -80,7 +80,11 @@ def make_trace(
     per_step = [r / d.depth for r in reply.read] or [sum(visual) / d.depth] * steps
     hidden = sum(sum(visual) - r for r in reply.read)
     read = keys_read(entries, steps) - round(hidden)
-    monitor = 2 * d.heads * d.head_dim * sum(entries[stepper.step_layer(d.depth)] + t + 1 for t in range(steps)) if stepper else 0
+    monitor = (
+        2 * d.heads * d.head_dim * sum(entries[stepper.step_layer(d.depth)] + t + 1 for t in range(steps))
+        if stepper
+        else 0
+    )
     share = sum(visual) / (d.depth * n) if n else None
     return Trace(
         id=done.request.id, repeat=done.request.repeat, token_ids=ids, text=reply_text(model, ids, decoding),
@@ -123,7 +127,8 @@ def exported(entry: dict[str, Any]) -> dict[str, Any]:
     """One moment's kept sets as plain data, over the whole prompt, as `pruners.Replay` reads them."""
     source: list[int] = []
     weights: tuple[list[int], list[int], list[float]] = ([], [], [])
-    merged, positions = False, "keep"
+    merged = False
+    positions: Any = "keep"
     for group, selection in entry["chosen"]:
         chosen = selection or Selection(torch.arange(len(group)))
         old = group.tolist()

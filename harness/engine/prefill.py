@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.engine.attention import sdpa
 from harness.engine.parts import Part
 from harness.engine.samples import make_sample
-from harness.engine.segment import TEXT, Segment
+from harness.engine.segment import TEXT, Choice, Segment
 from harness.engine.signals import Record, record_layer, token_axis
 from harness.engine.trace import Request
 from harness.models.base import Features, Model, Prompt
@@ -90,7 +90,10 @@ class Prefill:
         visual = prompt.visual.to(device)
         counts = [rows * columns for rows, columns in prompt.layout.grid.values()]
         starts = [sum(counts[:i]) for i in range(len(counts))]
-        token = [torch.arange(n, device=device) if f.token is None else f.token for n, f in zip(counts, features, strict=True)]
+        token = [
+            torch.arange(n, device=device) if f.token is None else f.token
+            for n, f in zip(counts, features, strict=True)
+        ]
         if features:
             row = torch.cat([part + start for part, start in zip(token, starts, strict=True)])
             hidden = hidden.index_copy(0, visual[row], torch.cat([f.tokens for f in features]).to(hidden))
@@ -108,8 +111,12 @@ class Prefill:
         )  # fmt: skip
         if features and any(f.token is not None for f in features):
             split = row.split([len(t) for t in token])
-            chosen = [(i, g, Selection(r - s)) for (i, g), r, s in zip(segment.groups("picture"), split, starts, strict=True)]
-            full, segment.deepstack = segment.deepstack, deepstack.new_zeros(len(deepstack), sum(counts), hidden.shape[1])
+            groups = zip(segment.groups("picture"), split, starts, strict=True)
+            chosen: list[Choice] = [(i, group, Selection(rows - start)) for (i, group), rows, start in groups]
+            full, segment.deepstack = (
+                segment.deepstack,
+                deepstack.new_zeros(len(deepstack), sum(counts), hidden.shape[1]),
+            )
             segment.apply(chosen)
             segment.deepstack = full
         segment.overhead += sum(f.overhead for f in features)
@@ -134,10 +141,15 @@ class Prefill:
                     self._select(i, segment, records, layer, stage.at_layer)
 
     def _select(
-        self, i: int, segment: Segment, records: list[Record], layer: int | None, rule: Callable[[View], Selection | None]
+        self,
+        i: int,
+        segment: Segment,
+        records: list[Record],
+        layer: int | None,
+        rule: Callable[[View], Selection | None],
     ) -> None:
         """Let stage i choose among the visual tokens of one sample, group by group."""
-        stage, chosen = self.stages[i], []
+        stage, chosen = self.stages[i], list[Choice]()
         with self.part("overhead"):
             for picture, group in segment.groups(stage.scope):
                 view = self.view(i, segment, records, layer, group)

@@ -12,6 +12,9 @@ from pruners.base import Sample, State
 from pruners.layout import Scope
 from pruners.selection import Selection
 
+Choice = tuple[int | None, Tensor, Selection | None]
+"""One group of a partition of the visual rows: its picture (None: several), its entries, what was selected from it."""
+
 TEXT = -2
 """Marks text (and generated) entries where visual ones carry their row of the layout, and made ones -1."""
 
@@ -60,7 +63,9 @@ class Segment:
         if scope == "prompt":
             only = 0 if len(self.pictures) == 1 else None
             return [(only, every)] if len(every) else []
-        per_picture = [(i, part) for i, part in enumerate(every.split(self.pictures)) if len(part)]
+        per_picture: list[tuple[int | None, Tensor]] = [
+            (i, part) for i, part in enumerate(every.split(self.pictures)) if len(part)
+        ]
         if scope == "picture":
             return per_picture
         crop = self.sample.layout.crop.to(every.device)[self.token.clamp(min=0)]  # made rows go with the first crop
@@ -72,7 +77,7 @@ class Segment:
         out[self.visual] = self.token
         return out
 
-    def apply(self, chosen: list[tuple[int | None, Tensor, Selection | None]]) -> None:
+    def apply(self, chosen: list[Choice]) -> None:
         """Replace the visual rows by what was selected from each group of a partition (None: all stay).
 
         A kept row stays where its source stood. A selection that is not in sequence order is laid out in its own order,

@@ -39,7 +39,14 @@ def token_axis(signal: Signal) -> int:
 
 
 def record_layer(
-    signals: tuple[Signal, ...], layer: int, segment: Segment, state: State, record: Record, q: Tensor, k: Tensor, v: Tensor
+    signals: tuple[Signal, ...],
+    layer: int,
+    segment: Segment,
+    state: State,
+    record: Record,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
 ) -> int:
     """Record what is declared for `layer` from its q [H, l, d], k, v [Hkv, l, d]; returns the FLOPs spent."""
     cost = 0

@@ -54,7 +54,12 @@ class Vision:
         self.model, self.cache, self.part = model, cache, part
         self.stages = [s for s in pruner.stages() if "encoder" in s.moments()]
         self.signals = tuple(
-            dict.fromkeys(s for stage in pruner.stages() for s in stage.signals(model.info) if type(s).__name__.startswith("Tower"))
+            dict.fromkeys(
+                s
+                for stage in pruner.stages()
+                for s in stage.signals(model.info)
+                if type(s).__name__.startswith("Tower")
+            )
         )
 
     @torch.inference_mode()
@@ -93,7 +98,8 @@ class Vision:
             overhead += stage.flops(self.model.info, "encoder", len(token), units.shape[1])
             return stage.at_encoder(
                 View(
-                    sample=sample, layer=layer, token=token + start, index=torch.arange(len(token), device=units.device),
+                    sample=sample, layer=layer, token=token + start,
+                    index=torch.arange(len(token), device=units.device),
                     hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
                     qk=_absent, final_norm=self.model.norm,
                 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import harness.compat  # noqa: F401  (before transformers)
 from harness.models.base import Model, ModelUnavailable
 from pruners.base import ModelInfo
 
@@ -72,14 +72,10 @@ def processor_hash(path: str, revision: str | None = None) -> str:
     for name in PROCESSOR_FILES:
         file = Path(place) / name
         if not Path(place).exists():
-            from transformers.utils import cached_file
+            from transformers.utils.hub import cached_file
 
-            found = _fetch(
-                path, revision, "processor",
-                lambda p, n=name: cached_file(
-                    p, n, revision=revision, _raise_exceptions_for_missing_entries=False,
-                ),
-            )  # fmt: skip
+            get = partial(cached_file, filename=name, revision=revision, _raise_exceptions_for_missing_entries=False)
+            found = _fetch(path, revision, "processor", get)
             if found is None:
                 continue
             file = Path(found)

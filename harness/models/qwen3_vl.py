@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Qwen3VL(Model):
     def __init__(self, net: Any, tokenizer: Any, image_processor: Any, name: str) -> None:
         self.net, self.tokenizer, self.image_processor = net.eval(), tokenizer, image_processor
         self.visual, self.text, self.config = net.model.visual, net.model.language_model, net.config
+        self.lm_head = net.lm_head
         self.device, self.dtype = net.lm_head.weight.device, net.lm_head.weight.dtype
         eos = net.generation_config.eos_token_id
         self.stop_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
@@ -70,7 +71,9 @@ class Qwen3VL(Model):
         """Expand each picture's placeholder and number everything: text counts on, a picture spans a grid (M-RoPE)."""
         image_token = self.config.image_token_id
         if ids.count(image_token) != len(pictures):
-            raise BadSample(f"the text holds {ids.count(image_token) - len(pictures)} image placeholder tokens of its own")
+            raise BadSample(
+                f"the text holds {ids.count(image_token) - len(pictures)} image placeholder tokens of its own"
+            )
         grids = [(p.grid[0] // self.merge, p.grid[1] // self.merge) for p in pictures]
         left, out, position, columns, visual = iter(grids), [], 0, [], []
         for token in ids:
@@ -147,7 +150,8 @@ class Qwen3VL(Model):
         side = round(table.shape[0] ** 0.5)
         total = torch.zeros((), device=self.device, dtype=torch.float32)
         y, x = (
-            place * ((side - 1) / max(size - 1, 1)) for place, size in zip(self._grouped(height, width), (height, width), strict=True)
+            place * ((side - 1) / max(size - 1, 1))
+            for place, size in zip(self._grouped(height, width), (height, width), strict=True)
         )
         for row in (y.floor(), y.floor() + 1):
             for column in (x.floor(), x.floor() + 1):
@@ -164,7 +168,8 @@ class Qwen3VL(Model):
         return angle.cos(), angle.sin()
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.text.embed_tokens(ids.to(self.device))
+        rows: Tensor = self.text.embed_tokens(ids.to(self.device))
+        return rows
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         rotary = self.text.rotary_emb
@@ -179,8 +184,8 @@ class Qwen3VL(Model):
         return (full.cos() * scale).to(self.dtype), (full.sin() * scale).to(self.dtype)
 
     def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
-        out = self.text.layers[k](hidden, position_embeddings=rope, attention_mask=None, vtp=attention)
-        return out[0] if isinstance(out, tuple) else out
+        out: Tensor = self.text.layers[k](hidden, position_embeddings=rope, attention_mask=None, vtp=attention)
+        return out
 
     def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         layer = self.text.layers[k]
@@ -193,15 +198,18 @@ class Qwen3VL(Model):
         )
 
     def norm(self, hidden: Tensor) -> Tensor:
-        return self.text.norm(hidden)
+        normed: Tensor = self.text.norm(hidden)
+        return normed
 
     def head(self, hidden: Tensor) -> Tensor:
-        return self.net.lm_head(hidden).float()
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()
 
 
 def rope_parameters(text_config: Any) -> dict[str, Any]:
     """RoPE settings, whatever their name in this transformers version."""
-    return getattr(text_config, "rope_parameters", None) or text_config.rope_scaling
+    found: dict[str, Any] = getattr(text_config, "rope_parameters", None) or text_config.rope_scaling
+    return found
 
 
 def info(config: Any, name: str) -> ModelInfo:

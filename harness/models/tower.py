@@ -36,9 +36,7 @@ def tower_signal(
     if not isinstance(signal, TowerAttention) or signal.rows == "cls":
         raise ValueError(f"this tower has no class token, so it cannot record {signal}")
     q, k = rotate(q, rope) * q.shape[-1] ** -0.5, rotate(k, rope)
-    total = sum(
-        (q[:, i : i + BLOCK] @ k.transpose(1, 2)).softmax(-1).sum(1) for i in range(0, p, BLOCK)
-    )
+    total = sum((q[:, i : i + BLOCK] @ k.transpose(1, 2)).softmax(-1).sum(1) for i in range(0, p, BLOCK))
     assert isinstance(total, Tensor)
     received = total.reshape(heads, p // unit, unit).mean(2)
     reduced = {"none": received, "mean": received.mean(0), "sum": received.sum(0), "max": received.amax(0)}
