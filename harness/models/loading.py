@@ -16,7 +16,13 @@ from pruners.base import ModelInfo
 
 BUILTIN = "builtin:"
 TINY = Path(__file__).resolve().parents[1] / "tiny"
-FAMILIES = {"qwen3_vl": ("harness.models.qwen3_vl", "Qwen3VL", "Qwen3VLForConditionalGeneration")}
+FAMILIES = {
+    "qwen3_vl": ("harness.models.qwen3_vl", "Qwen3VL", "Qwen3VLForConditionalGeneration", "Qwen2VLImageProcessorPil")
+}
+"""Module and class of the adapter, stock model class, stock image processor.
+
+The processor is always the PIL one, so that pictures are resized alike on every machine, with torchvision or without.
+"""
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
     "preprocessor_config.json", "processor_config.json",
@@ -116,11 +122,8 @@ def load_model(
     tokenizer = _fetch(
         path, revision, "tokenizer", lambda p: transformers.AutoTokenizer.from_pretrained(p, revision=revision)
     )
-    # Always PIL, so that pictures are resized alike on every machine, with torchvision or without.
-    images = _fetch(
-        path, revision, "image processor",
-        lambda p: transformers.AutoImageProcessor.from_pretrained(p, revision=revision, backend="pil"),
-    )  # fmt: skip
+    image_class = getattr(transformers, FAMILIES[family][3])
+    images = _fetch(path, revision, "image processor", lambda p: image_class.from_pretrained(p, revision=revision))
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     images.size = {**dict(images.size), **{k: v for k, v in limits.items() if v is not None}}
     model: Model = getattr(module, FAMILIES[family][1])(net, tokenizer, images, path)
