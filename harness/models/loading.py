@@ -90,6 +90,28 @@ def processor_hash(path: str, revision: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
+def weights_id(path: str, revision: str | None = None) -> str:
+    """What tells one set of weights from another: a hub commit, or a digest of the files of a local folder.
+
+    Of a local file the size and 64 blocks of 64 KiB are read, so that a folder of many gigabytes costs no minutes.
+    """
+    place = Path(source(path))
+    if not place.exists():
+        from transformers.utils.hub import cached_file
+
+        found = _fetch(path, revision, "config", partial(cached_file, filename="config.json", revision=revision))
+        return Path(found).parent.name  # .../snapshots/<commit>/config.json
+    digest = hashlib.sha256()
+    for file in sorted([place / "config.json", *place.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            for block in range(64):
+                opened.seek(max(0, size - 65536) * block // 63)
+                digest.update(opened.read(65536))
+    return digest.hexdigest()[:16]
+
+
 def load_model(
     path: str, *, family: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu",
     min_pixels: int | None = None, max_pixels: int | None = None, weights: str = "trained", seed: int = 0,
