@@ -1,0 +1,122 @@
+"""The glyph world as a benchmark: frozen test sets of look-ups and walks, drawn when an item is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, overload
+
+from PIL import Image
+
+from harness.benchmarks import glyphs
+from harness.benchmarks.base import Item, Score
+from pruners.base import Box
+
+LENGTHS = range(3, 9)
+"""Steps of the walks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glyphs:
+    """Look-ups or walks in pictures of 8 x 8 cells (see `harness.benchmarks.glyphs`).
+
+    Attributes:
+        task: "lookup" (one glance) or "walk" (follow arrows, add pips).
+        seed: of the test set. Training draws from other streams, so the pictures of every seed are unseen.
+        by: how look-ups name their cell.
+        size: number of items.
+        cell_pixels: side of a cell, a multiple of 16.
+    """
+
+    task: Literal["lookup", "walk"]
+    seed: int = 0
+    by: Literal["both", "position", "colour"] = "both"
+    size: int = 1000
+    cell_pixels: int = 16
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        if self.cell_pixels < 16 or self.cell_pixels % 16:
+            raise ValueError(f"cell_pixels must be a multiple of 16, got {self.cell_pixels}")
+
+    @property
+    def name(self) -> str:
+        """Name of the benchmark."""
+        return f"glyph_{self.task}"
+
+    def items(self) -> Sequence[Item]:
+        """All items; each is drawn from its own random stream when it is taken."""
+        return _Items(self)
+
+    def draw(self, i: int) -> glyphs.Task:
+        """The i-th question with its grid. Kinds and lengths alternate, so that every prefix is balanced."""
+        rng = random.Random(f"test/{self.task}/{self.seed}/{i}")
+        if self.task == "walk":
+            return glyphs.walk(rng, LENGTHS[i % len(LENGTHS)])
+        colour = self.by == "colour" or (self.by == "both" and i % 2 == 1)
+        return glyphs.lookup_by_colour(rng) if colour else glyphs.lookup_by_position(rng)
+
+    def content_hash(self) -> str:
+        """SHA-256 over prompts and pictures in order."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        for i in range(self.size):
+            task = self.draw(i)
+            digest.update(f"{i}\n{task.question}\n{task.answer}\n{self.cell_pixels}\n".encode())
+            digest.update(glyphs.render(task.grid).tobytes())
+        return digest.hexdigest()
+
+    def item(self, i: int) -> Item:
+        """The i-th item, with its picture."""
+        task = self.draw(i)
+        steps = len(task.needed) - 1
+        return Item(
+            id=f"{i:05d}",
+            content=(Image.fromarray(glyphs.render(task.grid, self.cell_pixels)), task.question),
+            answer=task.answer,
+            cluster=f"{i:05d}",
+            category=f"steps-{steps}" if self.task == "walk" else task.kind,
+            needed=tuple(map(_box, task.needed)),
+            meta={"reply": task.reply},
+        )
+
+    def score(self, item: Item, text: str) -> Score:
+        """Look-up: the whole reply is the answer. Walk: the number after the last "answer" is."""
+        parsed = _last_answer(text) if self.task == "walk" else text.strip().removesuffix(".").lower() or None
+        return Score(float(parsed == item.answer), parsed)
+
+
+def _last_answer(text: str) -> str | None:
+    found = re.fullmatch(r"(?s).*\banswer\b\D*?(\d+).*", text)
+    return str(int(found[1])) if found else None
+
+
+def _box(cell: glyphs.Cell) -> Box:
+    row, column = cell
+    side = glyphs.SIZE
+    return Box(0, row / side, column / side, (row + 1) / side, (column + 1) / side)
+
+
+class _Items(Sequence[Item]):
+    def __init__(self, benchmark: Glyphs) -> None:
+        self._benchmark = benchmark
+
+    def __len__(self) -> int:
+        return self._benchmark.size
+
+    @overload
+    def __getitem__(self, i: int) -> Item: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Item]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        if isinstance(i, slice):
+            return [self._benchmark.item(k) for k in range(*i.indices(len(self)))]
+        return self._benchmark.item(range(len(self))[i])

@@ -1,0 +1,226 @@
+"""The command line: `vtpbench VERB [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.runs.compose import Configs, compose_all, parse
+from harness.runs.errors import InputError
+from harness.runs.typed import check_keys
+
+if TYPE_CHECKING:
+    from harness.runs.backend import Backend
+    from harness.runs.cells import Plan
+
+EPILOG = """\
+examples:
+  vtpbench run pruner=none,fastv,random keep=1/3,1/9 benchmark=glyph_walk limit=200
+  vtpbench run experiment=quickstart
+  vtpbench run pruner._target_=mypackage.MyPruner keep=1/3
+  vtpbench plan experiment=quickstart
+  vtpbench table benchmark=glyph_walk to=leaderboard.md
+
+Commas, range() and glob() span a grid. The same command again finishes what is missing.
+`vtpbench list` shows models, methods, benchmarks and experiments; conf/run.yaml explains every key.
+"""
+
+Verb = Callable[[argparse.Namespace, "Backend | None"], int]
+
+
+def main(argv: Sequence[str] | None = None, backend: Backend | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 (something failed while running), 2 (bad input).
+
+    Args:
+        argv: arguments without the program's name.
+        backend: replaces the models and the engine, for tests.
+    """
+    arguments = _parse(argv)
+    try:
+        return int(arguments.verb(arguments, backend))
+    except InputError as error:
+        print(f"vtpbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vtpbench: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if options := [text for text in rest if text.startswith("-")]:
+        parser.error(f"unknown option {options[0]}")
+    arguments.overrides += rest  # key=value after an option
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "vtpbench", description="Benchmarks of visual token pruning.", epilog=EPILOG, formatter_class=form
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, verb, text in (
+        ("run", run, "run a grid of cells; finished samples are never run again"),
+        ("plan", plan, "show the cells of a grid, what is done and what the rest will cost"),
+        ("table", table, "print the leaderboard"),
+        ("status", status, "show all cells of the results folder"),
+        ("list", list_options, "show models, methods, benchmarks, experiments"),
+        ("diff", diff, "compare two cell folders: configuration and replies"),
+    ):
+        sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.add_argument("overrides", nargs="*", metavar="FOLDER" if name == "diff" else "key=value")
+        sub.add_argument("--config-dir", action="append", default=[], help="a folder with groups of your own")
+        sub.add_argument("-m", "--multirun", action="store_true", help="accepted for Hydra habits; changes nothing")
+        sub.set_defaults(verb=verb)
+    return parser
+
+
+def run(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Run the cells of a grid."""
+    from harness.runs.run import run_cells
+
+    found, backend = _plan(arguments, backend)
+    outcomes = run_cells(found.cells, backend)
+    bad = [outcome for outcome in outcomes if outcome.failed]
+    for outcome in bad:
+        rate = f"{100 * (outcome.summary or {}).get('failure_rate', 0):.1f} % of its samples failed"
+        print(f"vtpbench: {outcome.cell.name}: {outcome.error or rate}", file=sys.stderr)
+    done = len(outcomes) - len(bad)
+    results = Path(found.cells[0].config.paths.results) / "runs"
+    print(f"{done} of {len(outcomes)} cells done, {len(found.skipped)} skipped; results in {results}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Show what `run` would do."""
+    from harness.runs.overview import plan_rows
+
+    rows = plan_rows(_plan(arguments, backend)[0].cells)
+    _print(rows)
+    known = [row["seconds"] for row in rows if row["seconds"] is not None]
+    rest = sum(row["samples"] - row["done"] for row in rows)
+    cost = f"about {sum(known):.0f} s one at a time" if len(known) == len(rows) else "cost not known before a first run"
+    print(f"{len(rows)} cells, {rest} samples to run, {cost}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, backend: Backend | None) -> tuple[Plan, Backend]:
+    from harness.runs.backend import TorchBackend
+    from harness.runs.cells import Resolver
+
+    backend = backend or TorchBackend()
+    found = Resolver(backend).plan(compose_all(arguments.overrides, Configs.find(arguments.config_dir)))
+    for name, reason in found.skipped:
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    return found, backend
+
+
+TABLE_KEYS = ("paths.results", "model", "benchmark", "against", "margin", "to")
+
+
+def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Print the leaderboard, or write it to a .md, .csv or .tex file (`to=`, "-md" for standard output)."""
+    from harness.tables import TablesError, leaderboard
+
+    keys = parse(arguments.overrides)
+    check_keys(keys, TABLE_KEYS, "")
+    to = keys.get("to")
+    try:
+        margin = float(keys.get("margin", 1.0))
+        board = leaderboard(
+            Path(keys.get("paths.results", "results")), models=_names(keys.get("model")),
+            benchmarks=_names(keys.get("benchmark")), margin=margin, against=keys.get("against", "full"),
+            command=" ".join(["vtpbench table", *(a for a in arguments.overrides if not a.startswith("to="))]),
+        )  # fmt: skip
+    except (TablesError, ValueError) as error:
+        raise InputError(str(error)) from None
+    if to is None:
+        board.print()
+        return 0
+    forms = {"md": board.to_markdown, "csv": board.to_csv, "tex": board.to_latex}
+    kind = to.rpartition(".")[2]
+    if kind not in forms:
+        raise InputError(f"to= must be md, csv, tex, or a file with such an ending, got {to}")
+    text = forms[kind]()
+    if to in forms:
+        print(text, end="")
+    else:
+        _write(Path(to), text)
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+def status(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Show all cells of the results folder."""
+    from harness.runs.overview import status_rows
+
+    keys = parse(arguments.overrides)
+    check_keys(keys, ("paths.results",), "")
+    results = Path(keys.get("paths.results", "results"))
+    rows = status_rows(results)
+    if not rows:
+        raise InputError(f"no runs under {results / 'runs'}")
+    _print(rows)
+    return 0
+
+
+def diff(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Compare two cells."""
+    from harness.runs.overview import diff as compare
+
+    if len(arguments.overrides) != 2:
+        raise InputError("diff needs two cell folders, results/runs/<model>/<benchmark>/<method>/<decoding>-<hash>")
+    print("\n".join(compare(*map(Path, arguments.overrides))))
+    return 0
+
+
+def list_options(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Show every option of every group with the first line of its file."""
+    configs = Configs.find(arguments.config_dir)
+    groups = configs.groups()
+    if unknown := [name for name in arguments.overrides if name not in groups]:
+        raise InputError(f"unknown group {unknown[0]!r}; known: {', '.join(groups)}")
+    for group in arguments.overrides or groups:
+        print(f"{group}=")
+        options = configs.options(group)
+        width = max(map(len, options), default=0)
+        for name, file in options.items():
+            first = file.read_text(encoding="utf-8").partition("\n")[0]
+            print(f"  {name:<{width}}  {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
+    return 0
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as a plain table; one cell per line whatever the width of the terminal."""
+    shown = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        shown.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*map(_text, row.values()))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(shown, width=max(console.width, 200) if not console.is_terminal else None)
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Grids of cells: configuration, identity, append-only sample logs, resume, executors."""

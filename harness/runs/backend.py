@@ -1,0 +1,83 @@
+"""The seam between runs and what executes them, so that a grid can be tested without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.engine.trace import Decoding, Request, Trace
+from harness.runs.config import EngineConfig, ModelConfig
+from harness.runs.errors import InputError
+from pruners.base import ModelInfo, Pruner
+
+
+class Engine(Protocol):
+    """What runs need of `harness.engine.Engine`."""
+
+    def run(
+        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, export_kept: bool = False
+    ) -> Iterator[Trace]:
+        """One trace per request, in any order, as it finishes."""
+
+
+class Backend(Protocol):
+    """Models by configuration. Instances are sent to worker processes, so they must be picklable."""
+
+    def info(self, model: ModelConfig) -> ModelInfo:
+        """What methods check before anything is loaded."""
+
+    def processor_hash(self, model: ModelConfig) -> str:
+        """Hash of tokenizer, chat template and image processor."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the code that decides about results, methods aside."""
+
+    def engine(self, model: ModelConfig, config: EngineConfig, device: str) -> Engine:
+        """A loaded model, ready to run."""
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """The real one."""
+
+    def info(self, model: ModelConfig) -> ModelInfo:
+        """From the model's config.json alone."""
+        from harness.models import ModelUnavailable, model_info
+
+        try:
+            return model_info(model.path, family=model.family, revision=model.revision)
+        except ModelUnavailable as error:
+            raise InputError(str(error)) from None
+
+    def processor_hash(self, model: ModelConfig) -> str:
+        """From its files."""
+        from harness.models import ModelUnavailable, processor_hash
+
+        try:
+            return processor_hash(model.path, revision=model.revision)
+        except ModelUnavailable as error:
+            raise InputError(str(error)) from None
+
+    def versions(self) -> dict[str, str]:
+        """Engine, torch and transformers."""
+        import torch
+        import transformers
+
+        from harness.engine import ENGINE_VERSION
+
+        return {"engine": ENGINE_VERSION, "torch": str(torch.__version__), "transformers": transformers.__version__}
+
+    def engine(self, model: ModelConfig, config: EngineConfig, device: str) -> Engine:
+        """Loads the weights."""
+        from harness.engine import Engine as TorchEngine
+        from harness.models import ModelUnavailable, load_model
+
+        try:
+            loaded = load_model(
+                model.path, family=model.family, revision=model.revision, dtype=model.dtype, device=device,
+                min_pixels=model.min_pixels, max_pixels=model.max_pixels, weights=model.weights,
+            )  # fmt: skip
+        except ModelUnavailable as error:
+            raise InputError(str(error)) from None
+        return TorchEngine(loaded, slots=config.slots, feature_cache_mb=config.feature_cache_mb)

@@ -1,0 +1,210 @@
+"""Cells: configurations made into methods, data and decoding, with the identity that names their folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.benchmarks.base import Benchmark
+from harness.engine.trace import Decoding
+from harness.runs.backend import Backend
+from harness.runs.components import fields, find, make
+from harness.runs.compose import Composed
+from harness.runs.config import Component, RunConfig
+from harness.runs.errors import InputError, Skip
+from pruners.base import ModelInfo, Pruner, PrunerError, parameters
+from pruners.none import NoPruning
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a grid, ready to run.
+
+    Attributes:
+        identity: everything that decides what is generated, and nothing else.
+        name: "<model>/<benchmark>/<pruner>@<keep>+<addon>/<decoding>-<hash8>", the folder below results/runs.
+    """
+
+    config: RunConfig
+    pruner: Pruner
+    benchmark: Benchmark
+    decoding: Decoding
+    identity: dict[str, Any]
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its results lie."""
+        return Path(self.config.paths.results) / "runs" / self.name
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the identity."""
+        return digest(self.identity)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a command, and those left out with the reason."""
+
+    cells: list[Cell]
+    skipped: list[tuple[str, str]]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Resolver:
+    """Makes cells; keeps what is costly to find out (data hashes, model facts) for the cells that share it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._benchmarks: dict[str, Benchmark] = {}
+        self._models: dict[Any, tuple[ModelInfo, str]] = {}
+
+    def plan(self, composed: Iterable[Composed]) -> Plan:
+        """Equal cells once, senseless ones skipped.
+
+        Raises:
+            InputError: something is wrong with a cell, or none is left.
+        """
+        cells: dict[Any, Cell] = {}
+        skipped: list[tuple[str, str]] = []
+        for item in composed:
+            config = RunConfig.parse(item.values, item.choices)
+            try:
+                cell = self.cell(config)
+                cells.setdefault((cell.hash, config.limit, config.subset, config.repeats), cell)
+            except Skip as skip:
+                skipped.append((_label(config), str(skip)))
+        if not cells:
+            raise InputError("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
+        models = list(dict.fromkeys(cell.config.model for cell in cells.values()))  # each is loaded once
+        return Plan(sorted(cells.values(), key=lambda cell: models.index(cell.config.model)), skipped)
+
+    def cell(self, config: RunConfig) -> Cell:
+        """The cell of one configuration; raises Skip where it makes no sense."""
+        pruner = make_pruner(config)
+        benchmark, longest = self._benchmark(config.benchmark)
+        if config.model not in self._models:
+            self._models[config.model] = self._backend.info(config.model), self._backend.processor_hash(config.model)
+        info, processor = self._models[config.model]
+        try:
+            pruner.check(info)
+        except PrunerError as error:
+            raise Skip(str(error)) from None
+        decoding = make_decoding(config, longest)
+        if decoding.temperature == 0 and config.repeats > 1:
+            raise InputError("repeats= needs protocol.temperature > 0: greedy replies are all the same")
+        identity = _identity(config, pruner, benchmark, decoding, processor)
+        return Cell(config, pruner, benchmark, decoding, identity, _name(config, pruner, decoding, identity))
+
+    def _benchmark(self, component: Component) -> tuple[Benchmark, int | None]:
+        params = dict(component.params)
+        longest = params.pop("max_new_tokens", None)
+        if longest is not None and (type(longest) is not int or longest < 1):
+            raise InputError(f"benchmark.max_new_tokens must be a whole number of at least 1, got {longest!r}")
+        key = digest([component.target, params])
+        if key not in self._benchmarks:
+            self._benchmarks[key] = make(dataclasses.replace(component, params=params), "benchmark")
+        return self._benchmarks[key], longest
+
+
+def make_pruner(config: RunConfig) -> Pruner:
+    """The method with its budget, wrapped by the add-on."""
+    component = config.pruner
+    if component.target is None:
+        raise InputError("pruner._target_= is missing")
+    cls = find(component.target, "pruner")
+    if not issubclass(cls, Pruner):
+        raise InputError(f"pruner._target_={component.target} is not a pruners.Pruner")
+    pruner: Pruner = make(dataclasses.replace(component, params=_with_budget(config, fields(cls))), "pruner")
+    if config.addon.target is None:
+        return pruner
+    if isinstance(pruner, NoPruning):
+        raise Skip("an add-on needs a method that drops tokens")
+    try:
+        wrapped: Pruner = make(config.addon, "addon", base=pruner)
+    except InputError as error:
+        if isinstance(error.__cause__, PrunerError):
+            raise Skip(str(error)) from None
+        raise
+    return wrapped
+
+
+def _with_budget(config: RunConfig, known: set[str]) -> dict[str, Any]:
+    """Parameters of the method, `keep=` and `tokens=` filled in where the method has them."""
+    params = dict(config.pruner.params)
+    for name in {"keep", "tokens"} & known:
+        value = getattr(config, name)
+        if value is not None and params.setdefault(name, value) != value:
+            raise InputError(f"{name}={value:g} and pruner.{name}={params[name]} contradict each other")
+    if params.get("tokens") is not None and "keep" in known:
+        params.setdefault("keep", None)
+    return params
+
+
+def make_decoding(config: RunConfig, longest: int | None) -> Decoding:
+    """How tokens are chosen; greedy decoding has no seed."""
+    protocol = config.protocol
+    limit = protocol.thinking_new_tokens if config.model.thinking else protocol.max_new_tokens
+    try:
+        return Decoding(
+            max_new_tokens=min(limit, longest or limit), temperature=protocol.temperature, top_p=protocol.top_p,
+            top_k=protocol.top_k, repetition_penalty=protocol.repetition_penalty,
+            presence_penalty=protocol.presence_penalty, stop=protocol.stop,
+            seed=config.seed if protocol.temperature > 0 else 0,
+        )  # fmt: skip
+    except ValueError as error:
+        raise InputError(f"protocol: {error}") from None
+
+
+def _identity(
+    config: RunConfig, pruner: Pruner, benchmark: Benchmark, decoding: Decoding, processor: str
+) -> dict[str, Any]:
+    model, protocol = config.model, config.protocol
+    wanted = ("path", "revision", "family", "dtype", "weights", "min_pixels", "max_pixels")
+    identity = {
+        "model": {name: getattr(model, name) for name in wanted} | {"processor": processor},
+        "pruner": {"method": method_path(pruner), **parameters(pruner)},
+        "protocol": {"name": protocol.name, "version": protocol.version, "system": protocol.system},
+        "data": {"benchmark": config.benchmark.name, "content": benchmark.content_hash()},
+        "decoding": dataclasses.asdict(decoding),
+        "attention": config.engine.attention,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return plain
+
+
+def method_path(pruner: Pruner) -> str:
+    """Dotted path of a method's class."""
+    return f"{type(pruner).__module__}.{type(pruner).__qualname__}"
+
+
+def budget(pruner: Pruner) -> tuple[float | None, int | None]:
+    """(keep, tokens) of a method, or of the one that an add-on wraps."""
+    base = getattr(pruner, "base", pruner)
+    return getattr(base, "keep", None), getattr(base, "tokens", None)
+
+
+def _name(config: RunConfig, pruner: Pruner, decoding: Decoding, identity: dict[str, Any]) -> str:
+    keep, tokens = budget(pruner)
+    size = f"@{tokens}t" if tokens is not None else f"@{keep:.3g}" if keep is not None else ""
+    how = "greedy" if decoding.temperature == 0 else f"t{decoding.temperature:g}"
+    method = f"{config.pruner.name}{size}{_plus(config)}"
+    return f"{config.model.name}/{config.benchmark.name}/{method}/{how}-{digest(identity)[:8]}"
+
+
+def _label(config: RunConfig) -> str:
+    return f"{config.model.name}/{config.benchmark.name}/{config.pruner.name}{_plus(config)}"
+
+
+def _plus(config: RunConfig) -> str:
+    return f"+{config.addon.name}" if config.addon.target else ""

@@ -1,0 +1,170 @@
+"""From a command line to the plain configuration of every cell, through Hydra's override parser and compose."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.runs.errors import InputError
+
+LITERAL = ("executor.gpus",)
+"""Keys whose commas belong to the value."""
+
+Grid = dict[str, str]
+"""Override text by key, as typed; commas, range() and glob() span the grid."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One cell before types: its values, the option taken in each group, and the overrides that made it."""
+
+    values: dict[str, Any]
+    choices: dict[str, str]
+    overrides: Grid
+
+
+@dataclass(frozen=True)
+class Configs:
+    """The configuration folders: the shipped one, then the user's."""
+
+    folders: tuple[Path, ...]
+
+    @classmethod
+    def find(cls, extra: Sequence[str] = ()) -> Configs:
+        """The shipped folder (harness/conf in a wheel, conf in a checkout) and the user's `--config-dir`s."""
+        package = Path(harness.__file__).parent
+        shipped = next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
+        for folder in extra:
+            if not Path(folder).is_dir():
+                raise InputError(f"--config-dir {folder} is not a folder")
+        return cls((shipped, *(Path(folder).resolve() for folder in extra)))
+
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups."""
+        return tuple(sorted({p.name for folder in self.folders for p in folder.iterdir() if p.is_dir()}))
+
+    def options(self, group: str) -> dict[str, Path]:
+        """Files of a group by name."""
+        found = {p.stem: p for folder in reversed(self.folders) for p in (folder / group).glob("*.yaml")}
+        return dict(sorted(found.items()))
+
+    def choose(self, group: str, name: str) -> Path:
+        """The file of one option; raises InputError that lists the known ones."""
+        known = self.options(group)
+        if name not in known:
+            raise InputError(f"unknown {group} {name!r}; known: {', '.join(known) or 'none'}")
+        return known[name]
+
+
+def compose_all(arguments: Sequence[str], configs: Configs) -> list[Composed]:
+    """Every cell of the grid that the overrides (`key=value`) of a command span, in order, equal ones once."""
+    overrides = parse(arguments)
+    names = _values("experiment", overrides.pop("experiment"), configs) if "experiment" in overrides else [None]
+    cells: dict[tuple[tuple[str, str], ...], Grid] = {}
+    for name in names:
+        for grid in _experiment(name, configs) if name else [{}]:
+            for cell in expand({**grid, **overrides}, configs):
+                cells.setdefault(tuple(sorted(cell.items())), cell)
+    return list(_compose(list(cells.values()), configs))
+
+
+def parse(arguments: Sequence[str]) -> Grid:
+    """Overrides by key; a later one replaces an earlier one."""
+    grid: Grid = {}
+    for argument in arguments:
+        key, equals, value = argument.lstrip("+").partition("=")
+        if not equals or not key.replace("_", "").replace(".", "").isalnum():
+            raise InputError(f"expected key=value, got {argument!r}")
+        grid[key] = value
+    return grid
+
+
+def expand(grid: Mapping[str, str], configs: Configs) -> Iterator[Grid]:
+    """Every combination of the values of a grid, the first key slowest."""
+    values = [_values(key, text, configs) for key, text in grid.items()]
+    for combination in itertools.product(*values):
+        yield dict(zip(grid, combination, strict=True))
+
+
+def _values(key: str, text: str, configs: Configs) -> list[str]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import HydraException
+
+    if key in LITERAL:
+        return [text]
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={text}")
+        if not override.is_sweep_override():
+            values = [text]
+        elif isinstance(glob := override.value(), Glob):
+            values = glob.filter(list(configs.options(key)))
+        else:
+            values = list(override.sweep_string_iterator())
+    except HydraException as error:
+        raise InputError(f"cannot read {key}={text}: {str(error).splitlines()[0]}") from None
+    if key in configs.groups():
+        for value in values:
+            configs.choose(key, value)
+    if not values:
+        raise InputError(f"{key}={text} matches nothing; known: {', '.join(configs.options(key)) or 'none'}")
+    return values
+
+
+def _experiment(name: str, configs: Configs) -> list[Grid]:
+    """The grids of an experiment file: its `cells`, each over what `set` gives to all."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    file = configs.choose("experiment", name)
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(file))
+        assert isinstance(plain, dict)
+        shared, cells = plain.get("set") or {}, plain["cells"]
+        merged = [{**shared, **cell, "experiment": name} for cell in cells]
+    except (YAMLError, AssertionError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not an experiment with a list of cells: {error}") from None
+    return [{str(key): _text(value) for key, value in cell.items()} for cell in merged]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _compose(cells: Sequence[Grid], configs: Configs) -> Iterator[Composed]:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    shipped, *extra = map(str, configs.folders)
+    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
+    groups = configs.groups()
+    with initialize_config_dir(shipped, version_base="1.3"):
+        for cell in cells:
+            # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
+            options = {k: v for k, v in cell.items() if k != "experiment"}
+            texts = [f"{k}={v}" if k in groups else f"++{k}={_quoted(k, v)}" for k, v in options.items()]
+            try:
+                config = compose("run", texts + search, return_hydra_config=True)
+                choices = {k: v for k, v in config.hydra.runtime.choices.items() if k in groups}
+                own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+                plain = OmegaConf.to_container(own, resolve=True)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise InputError(str(error).splitlines()[0]) from None
+            assert isinstance(plain, dict)
+            for group in ("pruner", "addon", "benchmark"):
+                if target := cell.get(f"{group}._target_"):  # no longer what the option's name says
+                    choices[group] = target.rpartition(".")[2]
+            values = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
+            yield Composed(values, choices, cell)
+
+
+def _quoted(key: str, text: str) -> str:
+    return f"'{text}'" if key in LITERAL else text

@@ -1,0 +1,9 @@
+"""What can be wrong with a command, and what is left out of a grid."""
+
+
+class InputError(ValueError):
+    """The user asked for something that does not exist or cannot be; shown as one line."""
+
+
+class Skip(Exception):
+    """A cell of a grid that makes no sense; it is listed with this reason."""

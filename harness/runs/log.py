@@ -1,0 +1,86 @@
+"""The append-only sample log of a cell, made to survive SIGKILL at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from harness.runs.errors import InputError
+
+Key = tuple[str, int]
+"""(sample id, repeat)."""
+
+
+class Log:
+    """One writer's file, `<stem>-<host>-<number>.jsonl`.
+
+    The file is held by a lock that dies with its process: two processes never append to the same file, and the next
+    process on this host goes on with the file of a dead one, after cutting off a line that was not finished.
+    """
+
+    def __init__(self, folder: Path, stem: str, say: Callable[[str], None]) -> None:
+        number = 0
+        while (file := _claim(folder / f"{stem}-{socket.gethostname()}-{number}.jsonl")) is None:
+            number += 1
+        self._file = file
+        if cut := _repair(file):
+            say(f"{file.name}: removed a torn last line ({cut} bytes); its sample runs again")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one line; it is safe from the end of this process, however that comes, once this returns."""
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def _claim(path: Path) -> BinaryIO | None:
+    file = open(path, "a+b", buffering=0)  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _repair(file: BinaryIO) -> int:
+    """Cut off what follows the last newline; returns the number of bytes cut."""
+    file.seek(0)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        file.truncate(whole)
+    return len(content) - whole
+
+
+def read_log(folder: Path, stem: str = "samples") -> dict[Key, dict[str, Any]]:
+    """First complete line per sample and repeat, over all writers; a last line still being written is passed over."""
+    records: dict[Key, dict[str, Any]] = {}
+    for path in sorted(folder.glob(f"{stem}-*.jsonl")):
+        for record in _lines(path):
+            records.setdefault((record["id"], record.get("repeat", 0)), record)
+    return records
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+            record["id"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}, line {number} is damaged; remove the line, its sample will run again") from None
+        yield record
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole; readers see the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

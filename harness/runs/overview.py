@@ -1,0 +1,116 @@
+"""What is there and what is to come: rows for `status`, `plan` and `diff`. Reads folders only, loads no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from harness.runs.errors import InputError
+from harness.runs.log import read_log
+from harness.runs.summary import failed, seconds, summarise
+
+if TYPE_CHECKING:
+    from harness.runs.cells import Cell
+
+Row = dict[str, Any]
+
+
+def status_rows(results: Path) -> list[Row]:
+    """One row per cell folder: samples logged, failures, and the last summary."""
+    rows = []
+    for file in sorted((results / "runs").glob("*/*/*/*/config.yaml")):
+        records = read_log(file.parent)
+        summary = _json(file.parent / "summary.json")
+        rows.append({
+            "cell": file.parent.relative_to(results / "runs").as_posix(),
+            "samples": len(records),
+            "of": summary.get("selected"),
+            "failed": sum(map(failed, records.values())),
+            "accuracy": summarise(records.values(), None, None)["accuracy"],
+            "state": "complete" if summary.get("complete") and summary["selected"] <= len(records) else "unfinished",
+        })  # fmt: skip
+    return rows
+
+
+def plan_rows(cells: Sequence[Cell]) -> list[Row]:
+    """One row per cell: samples asked for, done, and what the rest will cost by what is known of such samples."""
+    from harness.runs.selection import select
+
+    rows, known = [], _costs(Path(cells[0].config.paths.results))
+    for cell in cells:
+        items, config = cell.benchmark.items(), cell.config
+        wanted = {items[i].id for i in select(items, config.limit, config.subset)}
+        records = read_log(cell.folder)
+        done = sum(sample in wanted and repeat < config.repeats for sample, repeat in records)
+        rest = len(wanted) * config.repeats - done
+        model, benchmark, method = cell.name.split("/")[:3]
+        cost = known.get((model, benchmark, method)) or known.get((model, benchmark))
+        rows.append({
+            "cell": cell.name, "samples": len(wanted) * config.repeats, "done": done,
+            "seconds": rest * cost[0] if cost else None, "tflops": rest * cost[1] if cost else None,
+        })  # fmt: skip
+    return rows
+
+
+def _costs(results: Path) -> dict[tuple[str, ...], tuple[float, float]]:
+    """(seconds, TFLOPs) per sample measured so far, by (model, benchmark, method) and by (model, benchmark)."""
+    found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for folder in (results / "runs").glob("*/*/*/*"):
+        good = [r for r in read_log(folder).values() if not failed(r)]
+        costs = [(seconds(r), sum(r["flops"].values()) / 1e12) for r in good]
+        names = folder.relative_to(results / "runs").parts
+        for key in (names[:3], names[:2]) if costs else ():
+            found.setdefault(key, []).extend(costs)
+    return {key: (_mean(c[0] for c in costs), _mean(c[1] for c in costs)) for key, costs in found.items()}
+
+
+def _mean(values: Iterator[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)
+
+
+def diff(left: Path, right: Path) -> list[str]:
+    """Lines that say in what two cells differ: configuration, then replies to their common samples."""
+    configs = [dict(_flatten(_config(folder))) for folder in (left, right)]
+    keys = sorted(set(configs[0]) | set(configs[1]))
+    lines = [
+        f"{key}: {configs[0].get(key)} | {configs[1].get(key)}"
+        for key in keys
+        if not key.startswith(("hash", "identity.")) and configs[0].get(key) != configs[1].get(key)
+    ]
+    a, b = read_log(left), read_log(right)
+    pairs = [(a[key], b[key]) for key in sorted(a.keys() & b.keys()) if not (failed(a[key]) or failed(b[key]))]
+    same = sum(x["text"] == y["text"] for x, y in pairs)
+    lines.append(f"common samples: {len(pairs)}, the same reply: {same}")
+    for title, found in (
+        ("only the first is right", [x for x, y in pairs if x["credit"] > y["credit"]]),
+        ("only the second is right", [x for x, y in pairs if x["credit"] < y["credit"]]),
+    ):
+        names = ", ".join(x["id"] for x in found[:10])
+        lines.append(f"{title} (or better): {len(found)}{f' ({names})' if names else ''}")
+    return lines
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{folder} is not the folder of a cell: {error}") from None
+    return config
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
