@@ -48,7 +48,8 @@ CHAT_TEMPLATE = """\
 
 Mix = Callable[[random.Random, int], glyphs.Task]
 TASKS: dict[str, tuple[int, Mix]] = {  # samples of a batch, and how one is drawn in the corner of `side` cells
-    "read": (10, glyphs.read_row),
+    "read": (8, glyphs.read_row),
+    "find": (6, lambda rng, side: glyphs.find_colours(rng)),
     "walk": (10, lambda rng, side: glyphs.walk(rng, rng.randint(2, min(8, 2 * side - 1)), side)),
     "position": (6, lambda rng, side: glyphs.lookup_by_position(rng, rng.choice((1, 1, 2, 3, 5)), side)),
     "colour": (6, lambda rng, side: glyphs.lookup_by_colour(rng, rng.choice((1, 1, 2, 3, 4)))),
@@ -303,7 +304,7 @@ def main() -> None:
         rng = random.Random(f"train/{step}")
         tasks = [draw(rng, corner(step)) for share, draw in TASKS.values() for _ in range(share)]
         inputs, labels = batches(tasks)
-        weight = torch.tensor([1.0 if t.kind in ("read", "walk") else 3.0 for t in tasks], device=args.device)
+        weight = torch.tensor([1.0 if t.kind in ("read", "find", "walk") else 3.0 for t in tasks], device=args.device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
         with torch.autocast(args.device, torch.bfloat16):

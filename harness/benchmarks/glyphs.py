@@ -170,6 +170,17 @@ def read_row(rng: random.Random, side: int = SIZE) -> Task:
     return Task("read", grid, f"read row {row + 1}.", " ".join(parts), "", cells)
 
 
+def find_colours(rng: random.Random) -> Task:
+    """Training only: the cells of several colours that occur once, each named and read aloud."""
+    grid, unique = _draw_grid(rng, unique=2 + _pick(rng, 4))
+    colours = [grid.read(cell, "colour") for cell in unique]
+    parts = [
+        f"{colour} {name(cell)} {grid.read(cell, 'pips')} {grid.read(cell, 'arrow')}"
+        for colour, cell in zip(colours, unique, strict=True)
+    ]
+    return Task("find", grid, f"read the {', '.join(colours)} cell.", " ".join(parts), "", tuple(unique))
+
+
 @lru_cache(maxsize=4)
 def _sprites(pixels: int) -> npt.NDArray[np.uint8]:
     """All cells as [colour, pips, arrow, pixels, pixels, 3], drawn on 16 x 16 and enlarged by whole factors."""

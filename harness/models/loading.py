@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import socket
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -40,14 +43,31 @@ def source(path: str) -> str:
     return str(folder)
 
 
-def _fetch(path: str, revision: str | None, what: str, get: Callable[[str], Any]) -> Any:
-    """Run a loader, and say what was tried if it cannot reach its files."""
-    place = source(path)
+@cache
+def _offline() -> bool:
+    """Whether the model hub is out of reach: asked once, because its client retries every file for a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    if getproxies():
+        return False
+    address = urlsplit(ENDPOINT)
     try:
-        return get(place)
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+    except OSError:
+        return True
+    return False
+
+
+def _fetch(path: str, revision: str | None, what: str, load: Callable[..., Any], **options: Any) -> Any:
+    """Run a loader of transformers, and say what was tried if it cannot reach its files."""
+    place = source(path)
+    local = Path(place).exists()
+    try:
+        return load(place, revision=revision, local_files_only=local or _offline(), **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"folder {place}" if Path(place).exists() else f"model hub, {place} at revision {revision or 'main'}"
+        hub = f"model hub ({'no connection, so its local cache' if _offline() else 'reached'})"
+        where = f"folder {place}" if local else f"{hub}, {place} at revision {revision or 'main'}"
         raise ModelUnavailable(
             f"cannot load the {what} of {path} (tried: {where}): {reason} "
             "If there is no network, download the model elsewhere and give its folder: model.path=/path/to/folder"
@@ -57,7 +77,7 @@ def _fetch(path: str, revision: str | None, what: str, get: Callable[[str], Any]
 def _config(path: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
-    return _fetch(path, revision, "config", lambda p: AutoConfig.from_pretrained(p, revision=revision))
+    return _fetch(path, revision, "config", AutoConfig.from_pretrained)
 
 
 def _adapter(family: str) -> Any:
@@ -80,8 +100,9 @@ def processor_hash(path: str, revision: str | None = None) -> str:
         if not Path(place).exists():
             from transformers.utils.hub import cached_file
 
-            get = partial(cached_file, filename=name, revision=revision, _raise_exceptions_for_missing_entries=False)
-            found = _fetch(path, revision, "processor", get)
+            found = _fetch(
+                path, revision, "processor", cached_file, filename=name, _raise_exceptions_for_missing_entries=False
+            )
             if found is None:
                 continue
             file = Path(found)
@@ -99,7 +120,7 @@ def weights_id(path: str, revision: str | None = None) -> str:
     if not place.exists():
         from transformers.utils.hub import cached_file
 
-        found = _fetch(path, revision, "config", partial(cached_file, filename="config.json", revision=revision))
+        found = _fetch(path, revision, "config", cached_file, filename="config.json")
         return Path(found).parent.name  # .../snapshots/<commit>/config.json
     digest = hashlib.sha256()
     for file in sorted([place / "config.json", *place.glob("*.safetensors")]):
@@ -137,15 +158,13 @@ def load_model(
         with torch.device(device):
             net = net_class._from_config(config, dtype=kind)
     else:
-        net = _fetch(path, revision, "weights", lambda p: net_class.from_pretrained(p, revision=revision, dtype=kind))
+        net = _fetch(path, revision, "weights", net_class.from_pretrained, dtype=kind)
         net = net.to(device)
     net.model.language_model.set_attn_implementation("vtpbench")
     net.model.visual.set_attn_implementation("sdpa")
-    tokenizer = _fetch(
-        path, revision, "tokenizer", lambda p: transformers.AutoTokenizer.from_pretrained(p, revision=revision)
-    )
+    tokenizer = _fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained)
     image_class = getattr(transformers, FAMILIES[family][3])
-    images = _fetch(path, revision, "image processor", lambda p: image_class.from_pretrained(p, revision=revision))
+    images = _fetch(path, revision, "image processor", image_class.from_pretrained)
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     images.size = {**dict(images.size), **{k: v for k, v in limits.items() if v is not None}}
     model: Model = getattr(module, FAMILIES[family][1])(net, tokenizer, images, path)
