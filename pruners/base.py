@@ -85,6 +85,7 @@ class View:
 
     Attributes:
         layer: language-model layer about to run, tower layer that has just run (encoder), None at the embed moment.
+        picture: number of the picture the tokens belong to; None for a prompt's worth of several pictures.
         token: [n] row of `sample.layout` that each token continues, -1 for made tokens.
         index: [n] places of the tokens in the current sequence.
         hidden: [l, D] the current sequence: everything that enters `layer`, text included.
@@ -94,6 +95,7 @@ class View:
 
     sample: Sample
     layer: int | None
+    picture: int | None
     token: Tensor
     index: Tensor
     hidden: Tensor
@@ -224,7 +226,10 @@ class Pruner:
         return {}
 
     def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        """FLOPs of matrix products in its own rule, for n visual tokens of `width` channels (2 per multiply-add)."""
+        """FLOPs of matrix products in one call of its rule, for n visual tokens of `width` channels.
+
+        Two per multiply-add. Width is that of what the moment sees: tower units, hidden states, all keys (cache).
+        """
         return 0
 
     def at_encoder(self, view: View) -> Selection | None:

@@ -42,8 +42,7 @@ class Pool(Budgeted):
     """
 
     def at_embed(self, view: View) -> Selection:
-        layout, picture = view.sample.layout, int(view.sample.layout.picture[view.token[0].cpu()])
-        rows, columns = layout.grid[picture, 0]
+        rows, columns = view.sample.layout.grid[view.picture or 0, 0]
         if rows * columns != len(view):  # crops, newlines or an earlier merge: no grid left to pool
             return Stride(keep=self.keep, tokens=self.tokens).at_embed(view)
         h, w = pooled_grid(rows, columns, self.count(len(view)))
@@ -91,4 +90,6 @@ class Oracle(Pruner):
             return None
         parts = [sample.layout.inside(b.picture, b.top, b.left, b.bottom, b.right) for b in sample.needed]
         wanted = torch.cat(parts).unique().to(view.token.device)
+        if len(view) == len(sample.layout):  # nothing has left yet: no value has to be read from the device
+            return Selection(wanted)
         return Selection(torch.nonzero(torch.isin(view.token, wanted)).flatten())

@@ -176,7 +176,7 @@ class _Run:
         i = self.prefill.stages.index(stepper)
         segment = prefilled.segment
         group = torch.arange(sum(segment.pictures), device=self.model.device)
-        return stepper.begin(self.prefill.view(i, segment, prefilled.records, None, group))
+        return stepper.begin(self.prefill.view(i, segment, prefilled.records, None, None, group))
 
     def _penalties(self, reset: int | None) -> None:
         """Which tokens occur where, kept only if a penalty asks for it."""

@@ -152,7 +152,7 @@ class Prefill:
         stage, chosen = self.stages[i], list[Choice]()
         with self.part("overhead"):
             for picture, group in segment.groups(stage.scope):
-                view = self.view(i, segment, records, layer, group)
+                view = self.view(i, segment, records, layer, picture, group)
                 selection = rule(view)
                 chosen.append((picture, group, selection))
                 segment.overhead += stage.flops(
@@ -162,7 +162,9 @@ class Prefill:
             segment.kept.append({"layer": layer, "chosen": [(group, s) for _, group, s in chosen]})
             segment.apply(chosen)
 
-    def view(self, i: int, segment: Segment, records: list[Record], layer: int | None, group: Tensor) -> View:
+    def view(
+        self, i: int, segment: Segment, records: list[Record], layer: int | None, picture: int | None, group: Tensor
+    ) -> View:
         """What stage i sees of one group of visual rows."""
 
         def qk(k: int) -> tuple[Tensor, Tensor]:
@@ -171,8 +173,8 @@ class Prefill:
 
         dims = self.model.dims
         return View(
-            sample=segment.sample, layer=layer, token=segment.token[group], index=segment.visual[group],
-            hidden=segment.hidden, positions=segment.positions, state=segment.states[i],
+            sample=segment.sample, layer=layer, picture=picture, token=segment.token[group],
+            index=segment.visual[group], hidden=segment.hidden, positions=segment.positions, state=segment.states[i],
             record=lambda signal, places: records[i].read(signal, segment, places), qk=qk, final_norm=self.model.norm,
         )  # fmt: skip
 
@@ -223,7 +225,10 @@ class Prefill:
                 continue
             for segment, caches, records in zip(self.segments, self.caches, self.records, strict=True):
                 for layer, cache in enumerate(caches):
-                    edit = stage.at_cache(self._cache_view(i, segment, records[i], layer, cache))
+                    heads, _, width = cache.keys.shape
+                    segment.overhead += stage.flops(self.model.info, "cache", cache.visual, heads * width)
+                    with self.part("overhead"):
+                        edit = stage.at_cache(self._cache_view(i, segment, records[i], layer, cache))
                     if edit is not None:
                         caches[layer] = edited(cache, edit)
 
@@ -241,9 +246,13 @@ def edited(cache: LayerCache, edit: CacheEdit) -> LayerCache:
     source = edit.source
     wide = source[..., None].expand(-1, -1, cache.keys.shape[-1])
     token = cache.token[source]
+    if token.is_meta:  # no values: as if all that left were visual
+        visual = cache.visual - cache.keys.shape[1] + source.shape[1]
+    else:
+        visual = round(float((token != TEXT).float().sum()) / len(token))
     return LayerCache(
         keys=cache.keys.gather(1, wide) if edit.keys is None else edit.keys,
         values=cache.values.gather(1, wide) if edit.values is None else edit.values,
         token=token, index=cache.index[source[0]], size=cache.size[source[0]], positions=cache.positions[:, source[0]],
-        next_position=cache.next_position, visual=round(float((token != TEXT).float().sum()) / len(token)),
+        next_position=cache.next_position, visual=visual,
     )  # fmt: skip

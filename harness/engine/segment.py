@@ -87,7 +87,9 @@ class Segment:
         place = torch.cat([part.place for part in new])
         pictures = [0] * len(self.pictures)
         for (picture, _, _), part in zip(chosen, new, strict=True):
-            if picture is None:  # one selection over several pictures: the place of a row tells its picture
+            if picture is None and place.is_meta:  # no values: costs depend on the sum alone
+                pictures[0] += len(place)
+            elif picture is None:  # one selection over several pictures: the place of a row tells its picture
                 last = self.visual[torch.tensor(self.pictures).cumsum(0).to(place.device) - 1]
                 pictures = torch.bincount(torch.searchsorted(last, place), minlength=len(pictures)).tolist()
             else:

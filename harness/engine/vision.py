@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -73,10 +74,11 @@ class Vision:
     def _shared(self, picture: PictureInput) -> Features:
         found = self.cache.get(picture.key, self.signals) if picture.key else None
         if found is None:
-            found = self.model.encode(picture, self.signals)
+            found = self.model.encode(picture, self.signals, part=self.part)
             if picture.key:
                 self.cache.put(picture.key, found)
-        return found
+        # Another method may have left further signals there, which are not this one's cost.
+        return replace(found, overhead=sum(found.costs.get(signal, 0) for signal in self.signals))
 
     def _acting(self, request: Request, prompt: Prompt, number: int) -> Features:
         """Features under methods that drop tokens inside the tower."""
@@ -96,19 +98,18 @@ class Vision:
                 return value.index_select(token_axis(signal), torch.searchsorted(recorded, token[places]))
 
             overhead += stage.flops(self.model.info, "encoder", len(token), units.shape[1])
-            return stage.at_encoder(
-                View(
-                    sample=sample, layer=layer, token=token + start,
-                    index=torch.arange(len(token), device=units.device),
-                    hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
-                    qk=_absent, final_norm=self.model.norm,
-                )
+            view = View(
+                sample=sample, layer=layer, picture=number, token=token + start,
+                index=torch.arange(len(token), device=units.device),
+                hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
+                qk=_absent, final_norm=self.model.norm,
             )  # fmt: skip
+            with self.part("overhead"):
+                return stage.at_encoder(view)
 
         encoder_hook: EncoderHook = hook
-        out = self.model.encode(prompt.pictures[number], self.signals, encoder_hook, tuple(acting))
-        out.overhead += overhead
-        return out
+        out = self.model.encode(prompt.pictures[number], self.signals, encoder_hook, tuple(acting), self.part)
+        return replace(out, overhead=overhead + sum(out.costs.values()))
 
 
 def _absent(_: int) -> tuple[Tensor, Tensor]:

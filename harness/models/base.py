@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pruners.selection import Selection
 from pruners.signals import Signal
 
 if TYPE_CHECKING:
+    from harness.engine.parts import Part
     from harness.engine.trace import Request
 
 
@@ -78,7 +80,8 @@ class Features:
         token: [n] which of the picture's visual tokens each row is; None if all are there, in order.
         signals: declared tower signals, each with the visual tokens [n] that its token axis stands for.
         tower_tokens: tower tokens that entered each tower layer, then those that left the last one.
-        overhead: FLOPs spent on signals and selection products.
+        costs: FLOPs that each signal took, where it took any.
+        overhead: FLOPs charged to the method at work: its signals and the products of its rule.
     """
 
     tokens: Tensor
@@ -86,6 +89,7 @@ class Features:
     token: Tensor | None = None
     signals: dict[Signal, tuple[Tensor, Tensor]] = field(default_factory=dict)
     tower_tokens: list[int] = field(default_factory=list)
+    costs: dict[Signal, int] = field(default_factory=dict)
     overhead: int = 0
 
 
@@ -121,8 +125,9 @@ class Model(ABC):
         signals: Sequence[Signal] = (),
         hook: EncoderHook | None = None,
         hook_layers: Sequence[int] = (),
+        part: Part = nullcontext,
     ) -> Features:
-        """Vision tower and projector on one picture."""
+        """Vision tower and projector on one picture; what signals cost runs as part "overhead"."""
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:

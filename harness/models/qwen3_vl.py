@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from pruners.layout import VisualLayout
 from pruners.signals import Signal, TowerHidden
 
 if TYPE_CHECKING:
+    from harness.engine.parts import Part
     from harness.engine.trace import Request
 
 
@@ -102,6 +104,7 @@ class Qwen3VL(Model):
         signals: Sequence[Signal] = (),
         hook: EncoderHook | None = None,
         hook_layers: Sequence[int] = (),
+        part: Part = nullcontext,
     ) -> Features:
         tower, unit = self.visual, self.merge**2
         hidden = tower.patch_embed(picture.pixels.to(self.device, self.dtype)) + self._places(*picture.grid)
@@ -114,8 +117,9 @@ class Qwen3VL(Model):
             here = [s for s in signals if getattr(s, "layer", None) in (i, i - len(tower.blocks))]
             for signal in here:
                 if not isinstance(signal, TowerHidden):
-                    value, cost = tower_signal(signal, block, hidden, (cos, sin), unit)
-                    out.signals[signal], out.overhead = (value, token), out.overhead + cost
+                    with part("overhead"):
+                        value, out.costs[signal] = tower_signal(signal, block, hidden, (cos, sin), unit)
+                    out.signals[signal] = (value, token)
             ends = torch.tensor([0, len(hidden)], dtype=torch.int32)
             hidden = block(hidden, cu_seqlens=ends, position_embeddings=(cos, sin))
             for signal in here:
