@@ -8,9 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from harness.runs.compose import Configs, compose_all, parse
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys
@@ -107,10 +104,10 @@ def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
     rows = plan_rows(_plan(arguments, backend)[0].cells)
     _print(rows)
-    known = [row["seconds"] for row in rows if row["seconds"] is not None]
     rest = sum(row["samples"] - row["done"] for row in rows)
-    cost = f"about {sum(known):.0f} s one at a time" if len(known) == len(rows) else "cost not known before a first run"
-    print(f"{len(rows)} cells, {rest} samples to run, {cost}")
+    known = [row["seconds"] for row in rows if row["seconds"] is not None]
+    unknown = f", {len(rows) - len(known)} cells without a cost so far" if len(known) < len(rows) else ""
+    print(f"{len(rows)} cells, {rest} samples to run, about {sum(known):.0f} s{unknown}")
     return 0
 
 
@@ -212,14 +209,13 @@ def list_options(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    """Rows as a plain table; one cell per line whatever the width of the terminal."""
-    shown = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        shown.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*map(_text, row.values()))
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(shown, width=max(console.width, 200) if not console.is_terminal else None)
+    """Rows as plain text, one line each whatever the width of the terminal; numbers to the right."""
+    lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [isinstance(value, str) for value in rows[0].values()]
+    for line in lines:
+        cells = zip(line, widths, left, strict=True)
+        print("  ".join(text.ljust(w) if to_left else text.rjust(w) for text, w, to_left in cells).rstrip())
 
 
 def _text(value: Any) -> str:

@@ -27,8 +27,8 @@ class Backend(Protocol):
     def info(self, model: ModelConfig) -> ModelInfo:
         """What methods check before anything is loaded."""
 
-    def processor_hash(self, model: ModelConfig) -> str:
-        """Hash of tokenizer, chat template and image processor."""
+    def files(self, model: ModelConfig) -> dict[str, str]:
+        """What tells the model's files from others: its weights, and its processor (tokenizer, template, pictures)."""
 
     def versions(self) -> dict[str, str]:
         """Versions of the code that decides about results, methods aside."""
@@ -50,12 +50,13 @@ class TorchBackend:
         except ModelUnavailable as error:
             raise InputError(str(error)) from None
 
-    def processor_hash(self, model: ModelConfig) -> str:
-        """From its files."""
-        from harness.models import ModelUnavailable, processor_hash
+    def files(self, model: ModelConfig) -> dict[str, str]:
+        """A hub commit, or digests of local files."""
+        from harness.models import ModelUnavailable, processor_hash, weights_id
 
+        where = (model.path, model.revision)
         try:
-            return processor_hash(model.path, revision=model.revision)
+            return {"files": weights_id(*where), "processor": processor_hash(*where)}
         except ModelUnavailable as error:
             raise InputError(str(error)) from None
 
@@ -70,9 +71,12 @@ class TorchBackend:
 
     def engine(self, model: ModelConfig, config: EngineConfig, device: str) -> Engine:
         """Loads the weights."""
+        from transformers.utils import logging
+
         from harness.engine import Engine as TorchEngine
         from harness.models import ModelUnavailable, load_model
 
+        logging.disable_progress_bar()
         try:
             loaded = load_model(
                 model.path, family=model.family, revision=model.revision, dtype=model.dtype, device=device,

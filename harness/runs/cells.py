@@ -67,7 +67,7 @@ class Resolver:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._benchmarks: dict[str, Benchmark] = {}
-        self._models: dict[Any, tuple[ModelInfo, str]] = {}
+        self._models: dict[Any, tuple[ModelInfo, dict[str, str]]] = {}
 
     def plan(self, composed: Iterable[Composed]) -> Plan:
         """Equal cells once, senseless ones skipped.
@@ -94,8 +94,8 @@ class Resolver:
         pruner = make_pruner(config)
         benchmark, longest = self._benchmark(config.benchmark)
         if config.model not in self._models:
-            self._models[config.model] = self._backend.info(config.model), self._backend.processor_hash(config.model)
-        info, processor = self._models[config.model]
+            self._models[config.model] = self._backend.info(config.model), self._backend.files(config.model)
+        info, files = self._models[config.model]
         try:
             pruner.check(info)
         except PrunerError as error:
@@ -103,7 +103,7 @@ class Resolver:
         decoding = make_decoding(config, longest)
         if decoding.temperature == 0 and config.repeats > 1:
             raise InputError("repeats= needs protocol.temperature > 0: greedy replies are all the same")
-        identity = _identity(config, pruner, benchmark, decoding, processor)
+        identity = _identity(config, pruner, benchmark, decoding, files)
         return Cell(config, pruner, benchmark, decoding, identity, _name(config, pruner, decoding, identity))
 
     def _benchmark(self, component: Component) -> tuple[Benchmark, int | None]:
@@ -167,12 +167,12 @@ def make_decoding(config: RunConfig, longest: int | None) -> Decoding:
 
 
 def _identity(
-    config: RunConfig, pruner: Pruner, benchmark: Benchmark, decoding: Decoding, processor: str
+    config: RunConfig, pruner: Pruner, benchmark: Benchmark, decoding: Decoding, files: dict[str, str]
 ) -> dict[str, Any]:
     model, protocol = config.model, config.protocol
     wanted = ("path", "revision", "family", "dtype", "weights", "min_pixels", "max_pixels")
     identity = {
-        "model": {name: getattr(model, name) for name in wanted} | {"processor": processor},
+        "model": {name: getattr(model, name) for name in wanted} | files,
         "pruner": {"method": method_path(pruner), **parameters(pruner)},
         "protocol": {"name": protocol.name, "version": protocol.version, "system": protocol.system},
         "data": {"benchmark": config.benchmark.name, "content": benchmark.content_hash()},

@@ -95,9 +95,11 @@ class Workers:
         retried: set[tuple[str, int]] = set()
         while True:
             for device in self._devices:
-                worker = self._workers.get(device) or self._start(device)
-                if not worker.chunk and (chunk := again[:1] or next(fresh, [])):
+                if device in self._workers and self._workers[device].chunk:
+                    continue
+                if chunk := again[:1] or next(fresh, []):
                     del again[:1]
+                    worker = self._workers.get(device) or self._start(device)
                     worker.chunk = {(r.id, r.repeat): r for r in chunk}
                     worker.pipe.send(replace(job, requests=chunk))
             busy = {w.pipe: (device, w) for device, w in self._workers.items() if w.chunk}

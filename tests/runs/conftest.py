@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs.fake import FakeBackend
 
 from harness.runs.cells import Cell, Plan, Resolver
 from harness.runs.compose import Configs, compose_all
 from harness.runs.run import Outcome, run_cells
+from tests.runs.fake import FakeBackend
 
 Planner = Callable[..., Plan]
 

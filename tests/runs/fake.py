@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from harness.engine.trace import Decoding, Request, Trace
 from harness.runs.config import EngineConfig, ModelConfig
@@ -57,7 +56,7 @@ class FakeEngine:
 
 @dataclass(frozen=True)
 class FakeBackend:
-    """Hands out one fake engine per load; counts the loads in `loads` of this process."""
+    """Hands out one fake engine per load, and keeps those of this process in `engines`."""
 
     depth: int = 4
     failing: frozenset[str] = frozenset()
@@ -66,14 +65,13 @@ class FakeBackend:
     delay: float = 0.0
     version: str = "fake-1"
     processor: str = "abc"
-    log: Path | None = None
     engines: list[FakeEngine] = field(default_factory=list, compare=False)
 
     def info(self, model: ModelConfig) -> ModelInfo:
         return ModelInfo(model.name, depth=self.depth, tower_depth=2, unit=4)
 
-    def processor_hash(self, model: ModelConfig) -> str:
-        return self.processor
+    def files(self, model: ModelConfig) -> dict[str, str]:
+        return {"files": "weights", "processor": self.processor}
 
     def versions(self) -> dict[str, str]:
         return {"engine": self.version}

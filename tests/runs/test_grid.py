@@ -59,9 +59,8 @@ def test_full_model_with_an_add_on_is_skipped(plan, monkeypatch, tmp_path):
     (tmp_path / "addons_of_mine.py").write_text(ADDON)
     (tmp_path / "addon" / "wrap.yaml").write_text("# Wraps.\n_target_: addons_of_mine.Wrap\n")
     monkeypatch.syspath_prepend(tmp_path)
-    from runs.fake import FakeBackend
-
     from harness.runs.cells import Resolver
+    from tests.runs.fake import FakeBackend
 
     arguments = ["addon=none,wrap", "pruner=none,stride,blind", "executor.gpus=none"]
     found = Resolver(FakeBackend()).plan(compose_all(arguments, Configs.find([str(tmp_path)])))

@@ -1,0 +1,36 @@
+# The two commands of a newcomer: make quickstart, make test. Each sets up first; set-up costs nothing if nothing changed.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# uv does not read pip's settings, so where pip is told to find wheels is passed on to it.
+FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+space := $(subst ,, )
+comma := ,
+
+.PHONY: help setup quickstart test lint
+help:
+	@echo "make quickstart   set up, run a real sweep on the CPU, print its leaderboard"
+	@echo "make test         set up, check style and types, run all fast tests"
+	@echo "make lint         style and types alone"
+	@echo "make setup        .venv with the versions of constraints.txt"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	UV_FIND_LINKS="$(subst $(space),$(comma),$(strip $(FIND_LINKS)))" \
+		$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	@touch $@
+
+quickstart: setup
+	$(BIN)/vtpbench run experiment=quickstart
+	$(BIN)/vtpbench table
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -q -n 2

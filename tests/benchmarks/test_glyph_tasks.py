@@ -1,0 +1,104 @@
+"""The glyph benchmarks: frozen content, evidence, scores."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from harness.benchmarks import glyphs
+from harness.benchmarks.glyph_tasks import LENGTHS, Glyphs
+
+
+@pytest.mark.parametrize(
+    ("task", "hashed"),
+    [
+        ("walk", "487a6ae94b21c0966e51123016323b85c477ee826e29e92cf8a4cc4a828411bb"),
+        ("lookup", "6265ceb79fa307d83260a8ade8dd9b76625b8e7e3ba72720836f6b5a2686b927"),
+    ],
+)
+def test_content_is_frozen(task, hashed):
+    """If this fails, numbers made before cannot be compared with new ones: do not change the literal lightly."""
+    assert Glyphs(task=task, size=8).content_hash() == hashed
+
+
+def test_content_follows_its_parameters():
+    hashes = {
+        Glyphs(task=task, seed=seed, size=8, cell_pixels=pixels).content_hash()
+        for task in ("lookup", "walk") for seed in (0, 1) for pixels in (16, 32)
+    }  # fmt: skip
+    assert len(hashes) == 8
+
+
+def test_items_are_drawn_lazily_and_always_the_same():
+    items = Glyphs(task="walk").items()
+    assert len(items) == 1000
+    assert items[-1].id == "00999" and [item.id for item in items[2:4]] == ["00002", "00003"]
+    first, again = items[5], items[5]
+    assert np.array_equal(np.asarray(first.content[0]), np.asarray(again.content[0]))
+    with pytest.raises(IndexError):
+        items[1000]
+
+
+def test_categories_alternate():
+    walks, lookups = Glyphs(task="walk").items(), Glyphs(task="lookup").items()
+    assert [walks[i].category for i in range(6)] == [f"steps-{n}" for n in LENGTHS]
+    assert [lookups[i].category for i in range(4)] == ["position", "colour"] * 2
+    assert {item.category for item in Glyphs(task="lookup", by="colour").items()[:9]} == {"colour"}
+
+
+def test_pictures_are_not_those_of_training():
+    drawn = {Glyphs(task="walk").draw(i).grid for i in range(200)}
+    assert len(drawn) == 200
+    unseen = random.Random("unseen/walk")
+    assert not drawn & {glyphs.walk(unseen, unseen.randint(3, 8)).grid for _ in range(200)}
+
+
+def test_needed_boxes_hold_the_evidence():
+    benchmark = Glyphs(task="walk", cell_pixels=32)
+    item, task = benchmark.items()[0], benchmark.draw(0)
+    picture = np.asarray(item.content[0])
+    assert picture.shape == (256, 256, 3) and len(item.needed) == len(task.needed) == 4
+    for box, (row, column) in zip(item.needed, task.needed, strict=True):
+        top, left, bottom, right = (round(256 * x) for x in (box.top, box.left, box.bottom, box.right))
+        assert (top, left, bottom - top, right - left) == (32 * row, 32 * column, 32, 32)
+        border = glyphs.COLOURS[task.grid.read((row, column), "colour")]
+        assert (picture[top, left:right] == border).all()
+
+
+@pytest.mark.parametrize(
+    ("reply", "parsed"),
+    [
+        ("c3 4 = 4 up c2 2 = 6 answer 6", "6"),
+        ("answer 3 or answer: 06.", "6"),
+        ("answer", None),
+        ("6", None),
+        ("", None),
+    ],
+)
+def test_the_last_answer_of_a_walk_counts(reply, parsed):
+    benchmark = Glyphs(task="walk")
+    item = benchmark.items()[0]
+    assert benchmark.score(item, reply).parsed == parsed
+    assert benchmark.score(item, item.meta["reply"]).credit == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply", "credit"),
+    [("4", " 4.", 1), ("red", "Red", 1), ("4", "4 pips", 0), ("4", "14", 0), ("left", "", 0), ("left", ".", 0)],
+)
+def test_a_lookup_must_be_the_whole_reply(answer, reply, credit):
+    from dataclasses import replace
+
+    benchmark = Glyphs(task="lookup")
+    score = benchmark.score(replace(benchmark.items()[0], answer=answer), reply)
+    assert score.credit == credit
+    assert (score.parsed is None) == (reply in ("", "."))
+
+
+def test_bad_parameters():
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        Glyphs(task="walk", size=0)
+    with pytest.raises(ValueError, match="cell_pixels must be a multiple of 16"):
+        Glyphs(task="walk", cell_pixels=24)
