@@ -1,4 +1,4 @@
-"""Imported before transformers: lets it work beside a torchvision that does not fit torch.
+"""The way to transformers: lets it work beside a torchvision that does not fit torch.
 
 transformers asks only whether torchvision is installed and then fails on its import, as happens with a CPU build of
 torch beside the registry's torchvision. Hidden, it is taken as absent; the PIL image processors are used in any case.
@@ -13,3 +13,8 @@ if "torchvision" not in sys.modules:
         for _name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
             del sys.modules[_name]
         sys.modules["torchvision"] = None  # type: ignore[assignment]
+
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+__all__ = ["AttentionInterface", "AttentionMaskInterface", "sdpa_mask"]

@@ -20,7 +20,14 @@ ALLOWED = {
     "harness.tables": {"pruners", "harness.accounting", "harness.benchmarks", "harness.runs"},
     "harness.report": {"pruners", "harness.accounting", "harness.benchmarks", "harness.runs", "harness.tables"},
 }
-BARE = {"torch", "transformers", "numpy", "PIL", "safetensors"}
+BARE = {
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "numpy",
+    "PIL",
+    "safetensors",
+}  # the hub client comes with transformers
 
 
 def imports(package: str) -> set[str]:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+
+from harness.compat import AttentionInterface, AttentionMaskInterface, sdpa_mask
 
 NAME = "vtpbench"
 

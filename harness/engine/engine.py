@@ -22,9 +22,6 @@ from harness.engine.vision import FeatureCache, Vision
 from harness.models.base import Features, Model, Prompt
 from pruners.base import Pruner
 
-ENGINE_VERSION = "1"
-"""Raised whenever generated tokens can change; part of the code fingerprint of every result."""
-
 CPU_SLOTS = 16
 
 

@@ -35,8 +35,8 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
         out += ["†: diagnostic, a floor or a ceiling and not a method to use."]
     out += [
         (
-            "Retention: visual tokens kept, as asked for (nominal), as executed in prefill and decode (mean over layers), "
-            "and as resident KV. Length: median tokens written. FLOPs, KV and seconds: mean per sample."
+            "Retention: visual tokens kept, as asked for (nominal), as executed in prefill and decode (mean over "
+            "layers), and as resident KV. Length: median tokens written. FLOPs, KV and seconds: mean per sample."
         )
     ]
     if frame.title.str.contains("self-test").any():

@@ -39,10 +39,10 @@ class TablesError(InputError):
 def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()) -> pd.DataFrame:
     """One row per cell: its settings, and counts and means over all its finished samples, whatever `limit` ran last.
 
-    Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting` and
-    `params` (dictionaries: what cells must share to be paired, and the method), `config` (what was asked for), n (finished
-    samples), failed, accuracy (0..1), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode, kv,
-    trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
+    Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting`
+    and `params` (dictionaries: what cells must share to be paired, and the method), `config` (what was asked for), n
+    (finished samples), failed, accuracy (0..1), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode,
+    kv, trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
 
     Args:
         results: the results folder.

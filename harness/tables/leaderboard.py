@@ -1,4 +1,4 @@
-"""The leaderboard: one row per cell, accuracy with interval, paired difference with verdict, retention and real cost."""
+"""The leaderboard: a row per cell with accuracy and interval, paired difference and verdict, retention, real cost."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _reference(row: Row, rows: Sequence[Row], against: str) -> str | None:
         return bool(other["method"] == against) and same_budget(other)
 
     def same_budget(other: Row) -> bool:
-        return all(pd.isna(other[k]) and pd.isna(row[k]) or other[k] == row[k] for k in ("keep", "tokens"))
+        return all((pd.isna(other[k]) and pd.isna(row[k])) or other[k] == row[k] for k in ("keep", "tokens"))
 
     itself = row["addon"] == "none" and row["method"] == {"full": "none"}.get(against, against)
     found = [] if itself else [other for other in rows if fits(other)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +13,11 @@ from torch import Tensor
 
 from harness.engine import Decoding, Engine, Request
 from harness.models import Model
-from pruners import FastV, Pruner, PrunerError, Selection, View, Weights
+from pruners import FastV, Pruner, PrunerError, Replay, Selection, View, Weights
 from pruners.base import CacheEdit, CacheView, ModelInfo, State, StepView, Visible
 from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys, Values
 from tests.conftest import prompts
+from tests.engine.methods import METHODS
 from tests.engine.test_reference import engine_logits
 
 FORCED = [300 + i for i in range(8)]
@@ -214,6 +217,18 @@ def test_signals(model: Model) -> None:
     assert received.sum() == pytest.approx(length, rel=1e-4)
     tower = listen.heard[TowerAttention(-1, rows="received", head="sum")]
     assert tower.sum() * model.info.unit == pytest.approx(heads * n * model.info.unit, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["random", "pool", "fastv", "oracle", "random_then_fastv"])
+def test_replay_repeats_what_was_exported(name: str, model: Model, tmp_path: Path) -> None:
+    """Kept sets written by one run and replayed by another give the same tokens, merges included."""
+    requests = prompts(8)
+    first = list(Engine(model).run(requests, METHODS[name], Decoding(max_new_tokens=16), export_kept=True))
+    file = tmp_path / "kept.jsonl"
+    file.write_text("".join(json.dumps({"id": t.id, "kept": t.kept}) + "\n" for t in first))
+    again = Engine(model).run(requests, Replay(path=str(file)), Decoding(max_new_tokens=16))
+    want = {t.id: (t.token_ids, t.visual_per_layer) for t in first}
+    assert {t.id: (t.token_ids, t.visual_per_layer) for t in again} == want
 
 
 def test_undeclared_signals_are_refused(model: Model) -> None:

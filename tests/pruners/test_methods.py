@@ -49,7 +49,7 @@ def view(rows: int, columns: int, scores: Tensor | None = None, needed: tuple[Bo
         embeds=hidden, question="", needed=needed, generator=lambda seed: Generator().manual_seed(seed),
     )  # fmt: skip
     return View(
-        sample=sample, layer=2, token=torch.arange(n), index=torch.arange(n), hidden=hidden,
+        sample=sample, layer=2, picture=0, token=torch.arange(n), index=torch.arange(n), hidden=hidden,
         positions=torch.zeros(3, n), state={}, record=lambda signal, index: scores, qk=lambda k: (hidden, hidden),
         final_norm=lambda x: x,
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_budgets_are_kept_in_raster_order(rows: int, columns: int, keep: float, 
         act: Any = pruner.at_layer if isinstance(pruner, FastV) else pruner.at_embed
         source = act(view(rows, columns, scores)).source
         assert len(source) == pruner.count(n) == min(n, max(1, round(keep * n)))
-        assert bool((source.diff() > 0).all()) and 0 <= int(source.min()) and int(source.max()) < n
+        assert bool((source.diff() > 0).all()) and int(source.min()) >= 0 and int(source.max()) < n
 
 
 def test_counts() -> None:

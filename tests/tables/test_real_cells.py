@@ -44,8 +44,8 @@ class Stub:
     def info(self, model: ModelConfig) -> ModelInfo:
         return ModelInfo(name=model.name, depth=4, tower_depth=2, unit=4)
 
-    def processor_hash(self, model: ModelConfig) -> str:
-        return "processor"
+    def files(self, model: ModelConfig) -> dict[str, str]:
+        return {"files": "weights", "processor": "processor"}
 
     def versions(self) -> dict[str, str]:
         return {}

@@ -1,0 +1,49 @@
+"""The shipped tiny model solves its world with all tokens, on pictures it has never seen; pruning can hurt it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.benchmarks.glyph_tasks import Glyphs
+from harness.engine import Decoding, Engine, Request
+from harness.models import Model
+from harness.models.loading import TINY
+from pruners import Blind, NoPruning, Pruner
+
+
+def accuracy(model: Model, benchmark: Glyphs, pruner: Pruner, n: int) -> float:
+    """Share of the first n items answered right."""
+    items = {item.id: item for item in (benchmark.items()[i] for i in range(n))}
+    requests = [Request(item.id, item.content, needed=item.needed) for item in items.values()]
+    traces = list(Engine(model).run(requests, pruner, Decoding(max_new_tokens=96)))
+    assert len(traces) == n
+    return sum(benchmark.score(items[t.id], t.text).credit for t in traces) / n
+
+
+@pytest.mark.parametrize(("task", "by", "least"), [("walk", "both", 0.8), ("lookup", "position", 0.9)])
+@pytest.mark.parametrize("seed", [0, 12345])
+def test_all_tokens(trained: Model, task: str, by: str, least: float, seed: int) -> None:
+    """Walks at least 80 %, look-ups by position at least 90 %, on the default test set and on another."""
+    assert accuracy(trained, Glyphs(task=task, by=by, seed=seed), NoPruning(), 200) >= least
+
+
+def test_the_picture_is_needed(trained: Model) -> None:
+    """Without visual tokens the answers are at the level of guessing."""
+    assert accuracy(trained, Glyphs(task="lookup", by="position"), Blind(), 100) < 0.5
+    assert accuracy(trained, Glyphs(task="walk"), Blind(), 100) < 0.3
+
+
+def test_shipped_files() -> None:
+    """Everything a hub model has: config, weights below 8 MB, tokenizer, chat template, image processor."""
+    folder: Path = TINY / "qwen3_vl"
+    names = {file.name for file in folder.iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "preprocessor_config.json",
+    } <= names
+    assert (folder / "model.safetensors").stat().st_size < 8_000_000
