@@ -122,11 +122,14 @@ def _plan(arguments: argparse.Namespace, backend: Backend | None) -> tuple[Plan,
     return found, backend
 
 
-TABLE_KEYS = ("paths.results", "model", "benchmark", "against", "margin", "to")
+TABLE_KEYS = ("paths.results", "model", "benchmark", "against", "margin", "to", "made_by")
 
 
 def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
-    """Print the leaderboard, or write it to a .md, .csv or .tex file (`to=`, "-md" for standard output)."""
+    """Print the leaderboard, or write it to a .md, .csv or .tex file (`to=`).
+
+    The table names the command that makes it again; `made_by=` names another one, which also made the runs.
+    """
     from harness.tables import TablesError, leaderboard
 
     keys = parse(arguments.overrides)
@@ -137,7 +140,7 @@ def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
         board = leaderboard(
             Path(keys.get("paths.results", "results")), models=_names(keys.get("model")),
             benchmarks=_names(keys.get("benchmark")), margin=margin, against=keys.get("against", "full"),
-            command=" ".join(["vtpbench table", *(a for a in arguments.overrides if not a.startswith("to="))]),
+            command=keys.get("made_by") or " ".join(["vtpbench table", *arguments.overrides]),
         )  # fmt: skip
     except (TablesError, ValueError) as error:
         raise InputError(str(error)) from None

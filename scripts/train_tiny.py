@@ -1,10 +1,12 @@
 """Train the tiny Qwen3-VL that the self-test ships with, on the glyph world, on a CPU or a GPU.
 
-    python scripts/train_tiny.py --out harness/tiny/qwen3_vl --work /tmp/tiny --steps 9000
+    python scripts/train_tiny.py --out harness/tiny/qwen3_vl --work /tmp/tiny
 
 Prints the loss and, per task, the share of replies that are exact on unseen pictures; keeps a checkpoint in `--work`
-and resumes from it. A quarter of every batch reads whole rows aloud: without it nothing is learned, because a look-up
-supervises a single token per picture.
+and resumes from it. The shipped model is 2,600 steps, 28 minutes on one CPU core: on 1,024 unseen pictures each, walks
+99.9 % exact, look-ups by position 100 %, look-ups by colour 21 % (chance). What it took: a quarter of every batch reads
+rows aloud, since a look-up supervises a single token per picture; `Alignment`; `mimetic`; a large RoPE base. Without the
+last three, nothing but the form of the replies was learned in 2,500 steps.
 """
 
 from __future__ import annotations
@@ -277,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
