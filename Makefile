@@ -7,10 +7,11 @@ FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.f
 space := $(subst ,, )
 comma := ,
 
-.PHONY: help setup quickstart test lint leaderboard
+.PHONY: help setup quickstart test test-oldest lint leaderboard
 help:
 	@echo "make quickstart   set up, run a real sweep on the CPU, print its leaderboard"
 	@echo "make test         set up, check style and types, run all fast tests"
+	@echo "make test-oldest  engine, models and accounting on transformers 5.17"
 	@echo "make lint         style and types alone"
 	@echo "make leaderboard  the committed results/leaderboard/quickstart.md, measured anew"
 	@echo "make setup        .venv with the versions of constraints.txt"
@@ -27,6 +28,11 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup
 	$(BIN)/vtpbench run experiment=quickstart
 	$(BIN)/vtpbench table
+
+# The oldest transformers that is supported, with the hub client of its time.
+test-oldest: setup
+	$(BIN)/uv pip install --quiet --target .venv/oldest --no-deps transformers==5.17.0 "huggingface-hub<2"
+	PYTHONPATH=.venv/oldest $(BIN)/pytest -q -n 2 tests/engine tests/models tests/accounting tests/test_tiny_model.py
 
 leaderboard: setup
 	$(BIN)/vtpbench run experiment=quickstart resume=fresh paths.results=results/runs/leaderboard
