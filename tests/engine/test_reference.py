@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from harness.models import Model
 from pruners import FastV, NoPruning, Pruner, Random
 from tests.conftest import prompts
 from tests.reference import qwen3_vl as reference
+from tests.tiny import CONFIGS, Prompted
 
 STEPS = 20
 
@@ -43,7 +45,7 @@ def compare(model: Model, request: Request, pruner: Pruner) -> None:
     brute = reference.Reference(model.net)
     pixels = torch.cat([p.pixels for p in prompt.pictures]) if prompt.pictures else None
     theirs = brute.prompt(prompt.ids.tolist(), pixels, [(1, *p.grid) for p in prompt.pictures])
-    forced = [(7 * i + 300) % model.dims.vocab for i in range(STEPS)]
+    forced = [(7 * i + 300) % (model.dims.vocab - 20) + 20 for i in range(STEPS)]
     ours, token = engine_logits(model, request, pruner, forced)
     counts = [rows * columns for rows, columns in prompt.layout.grid.values()]
     starts = [sum(counts[:i]) for i in range(len(counts))]
@@ -65,6 +67,18 @@ def test_logits_equal_brute_force(model: Model, pruner: Pruner, pictures: int) -
     """20 decode steps, with DeepStack, pictures of different sizes and text between them."""
     request = next(r for r in prompts(40) if sum(not isinstance(p, str) for p in r.content) == pictures)
     compare(model, request, pruner)
+
+
+@pytest.mark.parametrize(
+    "pruner", [NoPruning(), Random(), FastV(layer=1), FastV(layer=2), FastV(keep=1 / 9, layer=4)], ids=str
+)
+def test_other_shapes(pruner: Pruner) -> None:
+    """Untied head, three queries to a key, DeepStack rows added after layers 0 and 1: tokens leave between the two."""
+    model = Prompted(deepcopy(CONFIGS["untied"]), "cpu", [(8, 12), (12, 6)])
+    with torch.no_grad():  # fresh norms and small weights would hide mistakes
+        for name, weight in model.net.named_parameters():
+            weight.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
+    compare(model, Request("r", ()), pruner)
 
 
 def test_reference_is_independent() -> None:
