@@ -1,6 +1,7 @@
 """Training-free visual token pruning methods: one method, one short file, torch alone."""
 
-from pruners.base import Box, Budgeted, ModelInfo, Pruner, PrunerError, Sample, View, resolve_layer
+from pruners.base import Box, ModelInfo, Pruner, PrunerError, Sample, View
+from pruners.budget import Budgeted, resolve_layer
 from pruners.compose import Pipeline
 from pruners.fastv import FastV
 from pruners.layout import VisualLayout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor
@@ -15,9 +14,6 @@ from pruners.signals import Signal
 
 Moment = Literal["encoder", "embed", "layer", "cache", "step"]
 MOMENTS: tuple[Moment, ...] = ("encoder", "embed", "layer", "cache", "step")
-
-Layer = int | str | float
-"""A layer number, or a depth fraction such as "2/32" (of the paper's model), which transfers to other depths."""
 
 State = dict[str, Tensor]
 
@@ -267,50 +263,6 @@ class Pruner:
     def bias(self, layer: int, q_pos: Tensor, k_pos: Tensor, k_size: Tensor) -> Tensor | None:
         """Added to attention logits: [q, k] from position ids [A, q], [A, k], sizes [k]. None keeps the fast path."""
         return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budgeted(Pruner):
-    """A method with a budget: `keep` is the kept share in (0, 1], `tokens` a count per scope group; never both."""
-
-    keep: float | None = 1 / 3
-    tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.tokens is not None and self.keep is not None:
-            raise PrunerError(f"give keep= or tokens=, not both (got keep={self.keep}, tokens={self.tokens})")
-        if self.tokens is None and self.keep is None:
-            raise PrunerError("needs keep= (a share in (0, 1]) or tokens= (a count)")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise PrunerError(f"keep must lie in (0, 1], got {self.keep}")
-        if self.tokens is not None and self.tokens < 1:
-            raise PrunerError(f"tokens must be at least 1, got {self.tokens}")
-
-    def count(self, n: int) -> int:
-        """Tokens to keep of n; at least one. Methods with another rounding override this."""
-        wanted = self.tokens if self.tokens is not None else round((self.keep or 1.0) * n)
-        return min(n, max(1, wanted))
-
-
-def resolve_layer(layer: Layer, depth: int, least: int = 0) -> int:
-    """A layer number from a number or a depth fraction.
-
-    A fraction is rounded to the nearest layer and kept within [least, depth - 1]; a number must exist as it is.
-
-    Raises:
-        PrunerError: the model has no such layer, or the text is not a fraction.
-    """
-    if isinstance(layer, int):
-        if not least <= layer < depth:
-            raise PrunerError(f"layer {layer} does not fit a model of {depth} layers ({least} to {depth - 1})")
-        return layer
-    try:
-        share = Fraction(layer)
-    except (ValueError, ZeroDivisionError):
-        raise PrunerError(f'layer must be a number or a depth fraction such as "2/32", got {layer!r}') from None
-    if not 0 <= share <= 1:
-        raise PrunerError(f"a depth fraction lies in 0..1, got {layer}")
-    return min(depth - 1, max(least, round(share * depth)))
 
 
 def parameters(pruner: Pruner) -> dict[str, Any]:

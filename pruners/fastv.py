@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruners.base import Budgeted, Layer, ModelInfo, View, resolve_layer
+from pruners.base import ModelInfo, View
+from pruners.budget import Budgeted, Layer, resolve_layer
 from pruners.selection import Selection, keep_top
 from pruners.signals import Attention, Signal
 

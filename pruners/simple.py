@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from pruners.base import Budgeted, Pruner, View
+from pruners.base import Pruner, View
+from pruners.budget import Budgeted
 from pruners.selection import Selection, Weights
 
 
