@@ -80,5 +80,8 @@ class TowerHidden:
     layer: int
 
 
-Signal = Attention | Keys | Values | Hidden | TowerAttention | TowerKeys | TowerHidden
+TowerSignal = TowerAttention | TowerKeys | TowerHidden
+"""What is recorded in the vision tower."""
+
+Signal = Attention | Keys | Values | Hidden | TowerSignal
 """Everything that can be declared; CLIP text features and more tower signals join with methods that need them."""

@@ -84,6 +84,8 @@ class _Run:
         self.prefill = Prefill(engine.model, pruner, engine.part)
         self.slots: list[Slot | None] = []
         self.failed: list[Trace] = []
+        self.seen: Tensor | None = None  # [S, V] tokens of prompt or reply, and of the reply alone; for penalties
+        self.written: Tensor | None = None
 
     def traces(self, requests: Iterator[Request]) -> Iterator[Trace]:
         waiting = self._ready(requests)
@@ -95,15 +97,16 @@ class _Run:
         self.cache = SlotCache(self.model.dims, self.model.axes, len(self.slots), self.model.device, self.model.dtype)
         self.decode = Decode(self.model, self.cache, self.pruner, self.engine.part)
         self.tokens = torch.zeros(self.cache.rows, dtype=torch.long, device=self.model.device)
-        self._penalties(reset=None)
+        if self.decoding.repetition_penalty != 1 or self.decoding.presence_penalty:
+            shape = (self.cache.rows, self.model.dims.vocab)
+            self.seen, self.written = (torch.zeros(shape, dtype=torch.bool, device=self.model.device) for _ in range(2))
         head: list[tuple[Request, Prompt, list[Features]]] = [first]
         more = True
         while more or any(self.slots):
             free = [i for i, slot in enumerate(self.slots) if slot is None]
             # A prefill of several prompts costs a third per prompt of single ones, so a few free slots are awaited.
-            if more and (len(free) >= max(1, len(self.slots) // 4) or len(free) == len(self.slots)):
-                batch = head
-                head = []
+            if more and len(free) >= max(1, len(self.slots) // 4):
+                batch, head = head, []
                 while len(batch) < len(free) and (entry := next(waiting, None)) is not None:
                     batch.append(entry)
                 more = len(batch) == len(free)
@@ -158,7 +161,9 @@ class _Run:
             reply = Reply(prefill_seconds=seconds * len(prefilled.prompt.ids) / tokens)
             draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
             self.slots[slot] = Slot(prefilled, draw, reply)
-            self._penalties(reset=slot)
+            if self.seen is not None and self.written is not None:
+                self.seen[slot] = self.written[slot] = False
+                self.seen[slot, prefilled.prompt.ids.to(self.model.device)] = True
         if done:
             logits = torch.zeros(self.cache.rows, done[0].logits.shape[-1], device=self.model.device)
             admitted = free[: len(done)]
@@ -174,21 +179,6 @@ class _Run:
         segment = prefilled.segment
         group = torch.arange(sum(segment.pictures), device=self.model.device)
         return stepper.begin(self.prefill.view(i, segment, prefilled.records, None, None, group))
-
-    def _penalties(self, reset: int | None) -> None:
-        """Which tokens occur where, kept only if a penalty asks for it."""
-        self.seen = getattr(self, "seen", None)
-        self.written = getattr(self, "written", None)
-        if self.decoding.repetition_penalty == 1 and not self.decoding.presence_penalty:
-            return
-        if self.seen is None or self.written is None:
-            shape = (self.cache.rows, self.model.dims.vocab)
-            self.seen = torch.zeros(shape, dtype=torch.bool, device=self.model.device)
-            self.written = torch.zeros_like(self.seen)
-        slot = self.slots[reset] if reset is not None else None
-        if reset is not None and slot is not None:
-            self.seen[reset] = self.written[reset] = False
-            self.seen[reset, slot.prefilled.prompt.ids.to(self.model.device)] = True
 
     def _choose(self, logits: Tensor, live: list[int]) -> None:
         """Choose the next token of the live slots and write it down."""

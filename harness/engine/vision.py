@@ -16,7 +16,7 @@ from harness.engine.trace import Request
 from harness.models.base import EncoderHook, Features, Model, PictureInput, Prompt
 from pruners.base import Pruner, State, View
 from pruners.selection import Selection
-from pruners.signals import Signal
+from pruners.signals import Signal, TowerSignal
 
 
 class FeatureCache:
@@ -56,10 +56,7 @@ class Vision:
         self.stages = [s for s in pruner.stages() if "encoder" in s.moments()]
         self.signals = tuple(
             dict.fromkeys(
-                s
-                for stage in pruner.stages()
-                for s in stage.signals(model.info)
-                if type(s).__name__.startswith("Tower")
+                s for stage in pruner.stages() for s in stage.signals(model.info) if isinstance(s, TowerSignal)
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import yaml
 from harness.runs.errors import InputError
 from harness.runs.log import read_log
 from harness.runs.summary import failed, seconds, summarise
+from harness.runs.typed import flatten
 
 if TYPE_CHECKING:
     from harness.runs.cells import Cell
@@ -75,7 +76,7 @@ def _mean(values: Iterator[float]) -> float:
 
 def diff(left: Path, right: Path) -> list[str]:
     """Lines that say in what two cells differ: configuration, then replies to their common samples."""
-    configs = [dict(_flatten(_config(folder))) for folder in (left, right)]
+    configs = [dict(flatten(_config(folder))) for folder in (left, right)]
     keys = sorted(set(configs[0]) | set(configs[1]))
     lines = [
         f"{key}: {configs[0].get(key)} | {configs[1].get(key)}"
@@ -101,14 +102,6 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{folder} is not the folder of a cell: {error}") from None
     return config
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _json(file: Path) -> dict[str, Any]:

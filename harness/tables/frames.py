@@ -6,7 +6,7 @@ append-only logs `samples-<writer>.jsonl`. Only these are read, so a table can b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from harness.runs.errors import InputError
 from harness.runs.log import read_log
 from harness.runs.summary import failed, seconds, trace_length
+from harness.runs.typed import flatten
 
 FLOPS = ("vision", "prefill", "decode", "overhead")
 KV_BYTES = ("visible", "resident", "allocated")
@@ -76,7 +77,7 @@ def load(
 
 def varying(dicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each of some nested dictionaries, the "key=value" pairs in which they are not all the same."""
-    flat = [dict(_flatten(d)) for d in dicts]
+    flat = [dict(flatten(d)) for d in dicts]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if any(f.get(k) != flat[0].get(k) for f in flat)]
     return [" ".join(f"{k.rpartition('.')[2]}={f[k]}" for k in keys if k in f) for f in flat]
 
@@ -146,11 +147,3 @@ def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataF
     share = (cells.tokens / cells.visual_tokens).clip(upper=1.0)
     cells["ret_nominal"] = cells.method.map({"none": 1.0, "blind": 0.0}).fillna(cells.keep).fillna(share)
     return cells.reset_index()
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
