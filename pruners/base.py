@@ -26,7 +26,11 @@ class PrunerError(ValueError):
 class ModelInfo:
     """What a method may know of a model before anything is loaded.
 
-    `unit` is the number of tower tokens that one visual token is merged from (1 for CLIP, 4 for Qwen3-VL).
+    Attributes:
+        unit: tower tokens that one visual token is merged from (1 for CLIP, 4 for Qwen3-VL and InternVL).
+        has_cls: the tower has a class token per crop.
+        axes: position ids per token of the language model's RoPE (1, or 3 for M-RoPE).
+        feature_layer: tower layer whose output is projected, counted from the end (-2 for LLaVA's CLIP).
     """
 
     name: str
@@ -35,6 +39,8 @@ class ModelInfo:
     unit: int = 1
     has_cls: bool = False
     has_text_tower: bool = False
+    axes: int = 1
+    feature_layer: int = -1
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class View:
         hidden: [l, D] the current sequence: everything that enters `layer`, text included.
         positions: [A, l] its position ids on the model's RoPE axes.
         state: what `start` returned, shared by the groups and moments of this sample.
+        qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`.
+        project: the model's projector, [m, unit * Dt] -> [m, D], for methods that merge before it.
     """
 
     sample: Sample
@@ -100,6 +108,7 @@ class View:
     record: Callable[[Signal, Tensor], Tensor] = field(repr=False)
     qk: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
     final_norm: Callable[[Tensor], Tensor] = field(repr=False)
+    project: Callable[[Tensor], Tensor] = field(repr=False)
 
     def __len__(self) -> int:
         return self.index.shape[0]
@@ -120,7 +129,7 @@ class CacheView:
 
     Attributes:
         keys, values: [Hkv, l, d].
-        token: [l] row of `sample.layout` of each entry, -1 for made tokens, -2 for text.
+        token: [l] column of each entry: row of `sample.layout`, N + j for the j-th made token, -2 for text.
         index: [l] sequence index of each entry in the original prompt.
     """
 
@@ -151,29 +160,53 @@ class CacheEdit:
 class StepView:
     """All slots of a decode step at the monitored layer.
 
+    The Nv columns of a slot are its N visual tokens in the order of the prompt, then the tokens that its method made.
+
     Attributes:
         logits: [S, H, Nv] scaled query-key products with the cached visual keys, float32; -inf where `valid` is False.
-        rest: [S, H] log-sum-exp of the logits of every other key.
-        valid: [S, Nv] which visual tokens of a slot's prompt have a key in this layer.
+        valid: [S, Nv] which columns have a key in this layer.
+        kept: [S, Nv] columns that were left by the last selection of prefill.
+        place: [S, Nv] where the key stands among all keys of the layer, text included; 0 where not valid.
+        length: [S] keys in this layer, the new token's own included.
         step: [S] tokens generated so far.
         state: tensors [S, ...] as declared by `Pruner.state_spec`; write new ones back with `Visible.state`.
+        rest: temperature -> [S, H] log-sum-exp of logits / temperature of every key that is not visual.
+        reserve: [S] slots -> logits [S, H, Nv] over the tokens that prefill dropped, -inf elsewhere and in all other
+            slots; computes their keys if they are not there yet. Only for methods with `recall`.
     """
 
     logits: Tensor
-    rest: Tensor
     valid: Tensor
+    kept: Tensor
+    place: Tensor
+    length: Tensor
     step: Tensor
     state: Mapping[str, Tensor]
+    rest: Callable[[float], Tensor] = field(repr=False)
+    reserve: Callable[[Tensor], Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Visible:
-    """Which visual tokens stay visible [S, Nv] from a layer on, in this step or from the next one on."""
+    """Which visual tokens are visible, in this step or from the next one on.
+
+    Attributes:
+        mask: [S, Nv]. A token that prefill dropped stays visible in the layers before it was dropped. Columns without
+            a key are ignored, unless the method has `recall`: then those tokens are brought back.
+        from_layer: earlier layers see everything they hold.
+        merged: [S] slots that see one more token, the mean of the keys and values of all kept ones.
+    """
 
     mask: Tensor
     from_layer: int
     when: Literal["now", "next"] = "now"
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    merged: Tensor | None = None
+
+
+Recall = Literal["recompute", "shadow", "dense"]
+"""How tokens that prefill dropped get keys and values for decoding: when they are asked for; all of them after prefill,
+in a pass that text and kept tokens do not see; or by an unpruned prefill whose selections only mask decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +217,18 @@ class Pruner:
         scope: which tokens a moment sees at a time.
         random: its result depends on `seed`.
         may_repeat, may_pad: the rule can keep a token twice, or emit rows that are zero.
-        positions: how it treats position ids; add-ons check it.
+        recall: tokens dropped in prefill can come back while decoding; None: they are gone.
     """
 
     scope: ClassVar[Scope] = "picture"
     random: ClassVar[bool] = False
     may_repeat: ClassVar[bool] = False
     may_pad: ClassVar[bool] = False
-    positions: ClassVar[Literal["keep", "renumber"]] = "keep"
+    recall: ClassVar[Recall | None] = None
+
+    def resolved(self, model: ModelInfo) -> Pruner:
+        """The same method with everything that depends on the model made explicit; equal results, equal methods."""
+        return self
 
     def check(self, model: ModelInfo) -> None:
         """Raise PrunerError if the method cannot act on the model. Called before anything is loaded."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Literal
 
-from pruners.base import Pruner, PrunerError
+from pruners.base import ModelInfo, Pruner, PrunerError
 
 Layer = int | str | float
 """A layer number, or a depth fraction such as "2/32" (of the paper's model), which transfers to other depths."""
@@ -32,6 +33,20 @@ class Budgeted(Pruner):
         """Tokens to keep of n; at least one. Methods with another rounding override this."""
         wanted = self.tokens if self.tokens is not None else round((self.keep or 1.0) * n)
         return min(n, max(1, wanted))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeLLM(Budgeted):
+    """A budgeted method that acts before the language model; `positions` is what becomes of position ids.
+
+    "auto" does what the official implementations do: they renumber on LLaVA, whose shorter sequence simply counts on,
+    and keep the ids of the full prompt under M-RoPE.
+    """
+
+    positions: Literal["auto", "keep", "renumber"] = "auto"
+
+    def resolved(self, model: ModelInfo) -> Pruner:
+        return replace(self, positions="keep" if model.axes > 1 else "renumber") if self.positions == "auto" else self
 
 
 def resolve_layer(layer: Layer, depth: int, least: int = 0) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pruners.base import MOMENTS, ModelInfo, Pruner, PrunerError
 from pruners.none import Blind, NoPruning
@@ -16,6 +16,9 @@ class Pipeline(Pruner):
 
     def stages(self) -> tuple[Pruner, ...]:
         return tuple(stage for method in self.methods for stage in method.stages())
+
+    def resolved(self, model: ModelInfo) -> Pruner:
+        return replace(self, methods=tuple(method.resolved(model) for method in self.methods))
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return tuple(sorted({k for method in self.methods for k in method.layers(depth)}))

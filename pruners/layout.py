@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ PATCH, NEWLINE, THUMBNAIL, CLS = range(4)
 """Kinds of visual token: image content, end of a row, overview of the whole picture, class token."""
 
 Scope = Literal["crop", "picture", "prompt"]
+Area = tuple[float, float, float, float]
+
+
+class Crop(NamedTuple):
+    """One crop of a picture: its grid of visual tokens, what it shows of the picture, and their kind."""
+
+    rows: int
+    columns: int
+    area: Area = (0.0, 0.0, 1.0, 1.0)
+    kind: int = PATCH
+
+
+def columns(token: Tensor, n: int) -> Tensor:
+    """Column of every visual row [nv]: its row of a layout of `n` tokens; the j-th made one (-1) gets n + j."""
+    made = token < 0
+    return torch.where(made, n - 1 + made.long().cumsum(-1), token)
 
 
 @dataclass(frozen=True)
@@ -24,6 +41,7 @@ class VisualLayout:
         row, column: place in the grid of the crop; -1 for tokens without a place.
         kind: PATCH, NEWLINE, THUMBNAIL or CLS.
         grid: per (picture, crop) the (rows, columns) of its grid.
+        area: per (picture, crop) what it shows of the picture: top, left, bottom, right in fractions 0..1.
     """
 
     picture: Tensor
@@ -32,6 +50,7 @@ class VisualLayout:
     column: Tensor
     kind: Tensor
     grid: dict[tuple[int, int], tuple[int, int]]
+    area: dict[tuple[int, int], Area]
 
     def __len__(self) -> int:
         return self.picture.shape[0]
@@ -39,12 +58,32 @@ class VisualLayout:
     @classmethod
     def of_grids(cls, grids: list[tuple[int, int]]) -> VisualLayout:
         """Layout of pictures without crops: one raster grid (rows, columns) each."""
-        rows = [torch.arange(h).repeat_interleave(w) for h, w in grids]
-        columns = [torch.arange(w).repeat(h) for h, w in grids]
-        picture = [torch.full((h * w,), i) for i, (h, w) in enumerate(grids)]
-        cat = [torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long) for parts in (picture, rows, columns)]
-        zero = torch.zeros_like(cat[0])
-        return cls(cat[0], zero, cat[1], cat[2], zero.clone(), {(i, 0): grid for i, grid in enumerate(grids)})
+        return cls.of_crops([[Crop(*grid)] for grid in grids])
+
+    @classmethod
+    def of_crops(cls, pictures: list[list[Crop]]) -> VisualLayout:
+        """Layout of pictures made of crops, whose tokens follow each other crop by crop, in raster order."""
+        flat = [(p, c, crop) for p, crops in enumerate(pictures) for c, crop in enumerate(crops)]
+        none = torch.zeros(0, dtype=torch.long)
+
+        def column(part: Callable[[int, int, Crop], Tensor]) -> Tensor:
+            return torch.cat([none, *(part(p, c, crop) for p, c, crop in flat)])
+
+        return cls(
+            picture=column(lambda p, _, crop: torch.full((crop.rows * crop.columns,), p)),
+            crop=column(lambda _, c, crop: torch.full((crop.rows * crop.columns,), c)),
+            row=column(lambda _, __, crop: torch.arange(crop.rows).repeat_interleave(crop.columns)),
+            column=column(lambda _, __, crop: torch.arange(crop.columns).repeat(crop.rows)),
+            kind=column(lambda _, __, crop: torch.full((crop.rows * crop.columns,), crop.kind)),
+            grid={(p, c): (crop.rows, crop.columns) for p, c, crop in flat},
+            area={(p, c): crop.area for p, c, crop in flat},
+        )
+
+    def counts(self) -> dict[tuple[int, int], int]:
+        """Visual tokens of every (picture, crop), in the order of the prompt."""
+        pairs = torch.stack([self.picture, self.crop], dim=1)
+        keys, counts = pairs.unique_consecutive(dim=0, return_counts=True)
+        return {(int(p), int(c)): int(n) for (p, c), n in zip(keys.tolist(), counts.tolist(), strict=True)}
 
     def inside(self, picture: int, top: float, left: float, bottom: float, right: float) -> Tensor:
         """Indices of the PATCH tokens whose area overlaps a box given in fractions 0..1 of the picture."""
@@ -53,7 +92,9 @@ class VisualLayout:
             if number != picture:
                 continue
             mine = (self.picture == picture) & (self.crop == crop) & (self.kind == PATCH)
-            tall = (self.row < bottom * rows - 1e-6) & (self.row + 1 > top * rows + 1e-6)
-            wide = (self.column < right * columns - 1e-6) & (self.column + 1 > left * columns + 1e-6)
+            up, across, down, end = self.area[number, crop]
+            high, broad = rows / (down - up), columns / (end - across)  # tokens per picture height and width
+            tall = (self.row < (bottom - up) * high - 1e-6) & (self.row + 1 > (top - up) * high + 1e-6)
+            wide = (self.column < (right - across) * broad - 1e-6) & (self.column + 1 > (left - across) * broad + 1e-6)
             found.append(torch.nonzero(mine & tall & wide).flatten())
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)

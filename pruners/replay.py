@@ -19,7 +19,7 @@ class Replay(Pruner):
     """Kept sets from a file with one JSON object per line: `{"id": sample, "kept": [entry, ...]}`.
 
     An entry has `layer` (null: before the language model), `source` (indices into the prompt's visual tokens current at
-    that moment), and optionally `weights` (rows, cols, values) and `positions` ("keep", "renumber" or ids).
+    that moment), and optionally `weights` (rows, cols, values) and `positions` ("auto", "keep", "renumber" or ids).
     Samples that the file does not name are left alone.
     """
 
@@ -35,6 +35,8 @@ class Replay(Pruner):
             raise PrunerError(f"cannot read kept sets: {error}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise PrunerError(f"{self.path} does not hold kept sets ({error})") from None
+        if any(entry.get("before_projector") for kept in self._sets.values() for entry in kept):
+            raise PrunerError(f"{self.path} merges tokens before the projector, which kept sets cannot express")
 
     @cached_property
     def _layers(self) -> tuple[int, ...]:
@@ -53,7 +55,7 @@ class Replay(Pruner):
                 return Selection(
                     torch.tensor(entry["source"], dtype=torch.long, device=device),
                     Weights(*weights) if weights else None,
-                    positions if positions in ("keep", "renumber") else torch.tensor(positions, device=device),
+                    positions if isinstance(positions, str) else torch.tensor(positions, device=device),
                 )
         return None
 

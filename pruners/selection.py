@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Positions = Literal["keep", "renumber"] | Tensor
+Positions = Literal["auto", "keep", "renumber"] | Tensor
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,12 @@ class Selection:
             kept); -1 for a made token, which then needs `weights` and explicit `positions`.
         weights: W [K, n]; the new rows are W @ old rows. None means the rows `source` unchanged. The same W is
             applied to DeepStack rows and drawn by the overlays.
-        positions: "keep" leaves every token its position ids; "renumber" counts the whole remaining sequence
-            0, 1, 2, ... on every axis; a tensor [A, K] (A = axes of the model's RoPE) gives the ids of the rows.
+        positions: "keep" leaves every token its position ids (a made one takes those of the row before it);
+            "renumber" counts the whole remaining sequence 0, 1, 2, ... on every axis; "auto" renumbers with one axis
+            and keeps with M-RoPE, as the official implementations before the language model do; a tensor [A, K]
+            (A = axes of the model's RoPE) gives the ids of the rows.
+        features: [K, D] the new rows themselves, where they are no linear map of the view's rows because they were
+            merged before the projector; `weights` then says which tokens went into them.
         size: [K] how many original tokens a row stands for (ToMe's and RESTORE's attention bias); None means that
             sizes follow `weights` as the number of old tokens summed into a row (or stay, without weights).
     """
@@ -48,13 +52,18 @@ class Selection:
     weights: Weights | None = None
     positions: Positions = "keep"
     size: Tensor | None = None
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return self.source.shape[0]
 
+    def mix(self, x: Tensor) -> Tensor:
+        """W x [K, D] for any rows x [n, D] of the old tokens."""
+        return x[self.source] if self.weights is None else self.weights.apply(x, len(self))
+
     def rows(self, x: Tensor) -> Tensor:
         """New rows [K, D] from old rows x [n, D]."""
-        return x[self.source] if self.weights is None else self.weights.apply(x, len(self))
+        return self.mix(x) if self.features is None else self.features.to(x)
 
     def sizes(self, old: Tensor) -> Tensor:
         """[K] sizes of the new rows, given sizes [n] of the old ones."""

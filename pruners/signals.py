@@ -75,9 +75,13 @@ class TowerKeys:
 
 @dataclass(frozen=True)
 class TowerHidden:
-    """Output of tower layer `layer`, averaged over merged tokens: [n, Dt]."""
+    """Output of tower layer `layer`, averaged over merged tokens: [n, Dt].
+
+    rows "cls": that of the class token of each token's crop instead, [n, Dt].
+    """
 
     layer: int
+    rows: Literal["tokens", "cls"] = "tokens"
 
 
 TowerSignal = TowerAttention | TowerKeys | TowerHidden

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 
 from pruners.base import Pruner, View
-from pruners.budget import Budgeted
+from pruners.budget import BeforeLLM
 from pruners.selection import Selection, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(Budgeted):
+class Random(BeforeLLM):
     """Uniformly random visual tokens of every picture, in raster order: a baseline that is hard to beat."""
 
     random: ClassVar[bool] = True
@@ -22,20 +22,22 @@ class Random(Budgeted):
 
     def at_embed(self, view: View) -> Selection:
         order = torch.randperm(len(view), generator=view.sample.generator(self.seed))
-        return Selection(order[: self.count(len(view))].sort().values.to(view.index.device))
+        kept = order[: self.count(len(view))].sort().values
+        return Selection(kept.to(view.index.device), positions=self.positions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stride(Budgeted):
+class Stride(BeforeLLM):
     """Every n/k-th visual token in raster order, starting half a stride in."""
 
     def at_embed(self, view: View) -> Selection:
         n, k = len(view), self.count(len(view))
-        return Selection((2 * torch.arange(k, device=view.index.device) + 1) * n // (2 * k))
+        middle = (2 * torch.arange(k, device=view.index.device) + 1) * n // (2 * k)
+        return Selection(middle, positions=self.positions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool(Budgeted):
+class Pool(BeforeLLM):
     """Average pooling of the picture's grid to the largest h x w of the same aspect that the budget admits.
 
     Windows are those of adaptive average pooling (they overlap where sizes do not divide). A pooled token takes the
@@ -45,7 +47,7 @@ class Pool(Budgeted):
     def at_embed(self, view: View) -> Selection:
         rows, columns = view.sample.layout.grid[view.picture or 0, 0]
         if rows * columns != len(view):  # crops, newlines or an earlier merge: no grid left to pool
-            return Stride(keep=self.keep, tokens=self.tokens).at_embed(view)
+            return Stride(keep=self.keep, tokens=self.tokens, positions=self.positions).at_embed(view)
         h, w = pooled_grid(rows, columns, self.count(len(view)))
         down, across = windows(rows, h), windows(columns, w)
         entries = [
@@ -56,7 +58,7 @@ class Pool(Budgeted):
         middle = [r[len(r) // 2] * columns + c[len(c) // 2] for r in down for c in across]
         device = view.index.device
         weights = Weights(*(torch.tensor(x, device=device) for x in (out, source, share)))
-        return Selection(torch.tensor(middle, device=device), weights)
+        return Selection(torch.tensor(middle, device=device), weights, self.positions)
 
 
 def pooled_grid(rows: int, columns: int, budget: int) -> tuple[int, int]:

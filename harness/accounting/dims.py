@@ -10,6 +10,8 @@ class Dims:
     """Language model first, vision tower second.
 
     Attributes:
+        tower_depth: tower layers that run (LLaVA leaves out its last one).
+        tower_cls: class tokens per crop in the tower.
         patch_inputs: values of one patch (channels x frames x height x width).
         unit: tower tokens merged into one visual token.
         merger_hidden: width of the hidden layer of the two-layer projector, which reads `unit * tower_hidden` values.
@@ -25,6 +27,7 @@ class Dims:
     mlp: int
     vocab: int
     tower_depth: int
+    tower_cls: int
     tower_hidden: int
     tower_mlp: int
     patch_inputs: int

@@ -39,10 +39,15 @@ def keys_read(lengths: Sequence[int], steps: int) -> int:
     return steps * sum(lengths) + len(lengths) * steps * (steps + 1) // 2
 
 
+def project_flops(d: Dims, units: int) -> int:
+    """The projector on the tower tokens behind `units` visual tokens."""
+    return 2 * units * (d.unit * d.tower_hidden * d.merger_hidden + d.merger_hidden * d.hidden)
+
+
 def vision_flops(d: Dims, tower_tokens: Sequence[int]) -> int:
-    """One picture; `tower_tokens` are the tokens entering each tower layer, then those leaving the last one."""
+    """One crop; `tower_tokens` are the tokens entering each tower layer, then those leaving the last one."""
     w = d.tower_hidden
     layers = sum(2 * p * (4 * w * w + 2 * w * d.tower_mlp) + 4 * p * p * w for p in tower_tokens[:-1])
-    project = 2 * (d.unit * w * d.merger_hidden + d.merger_hidden * d.hidden)
-    units = [tower_tokens[-1] // d.unit, *(tower_tokens[i] // d.unit for i in d.deepstack)]
-    return 2 * tower_tokens[0] * d.patch_inputs * w + layers + project * sum(units)
+    patches = [p - d.tower_cls for p in tower_tokens]
+    units = [patches[-1] // d.unit, *(patches[i] // d.unit for i in d.deepstack)]
+    return 2 * patches[0] * d.patch_inputs * w + layers + project_flops(d, sum(units))

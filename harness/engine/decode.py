@@ -8,9 +8,11 @@ from torch import Tensor
 from harness.engine.attention import grouped, sdpa
 from harness.engine.cache import Layer, SlotCache
 from harness.engine.parts import Part
+from harness.engine.prefill import Prefilled
 from harness.engine.segment import TEXT
 from harness.models.base import Model
-from pruners.base import Pruner, State, StepView, Visible
+from pruners.base import Pruner, PrunerError, State, StepView, Visible
+from pruners.layout import columns
 
 
 class Decode:
@@ -28,6 +30,7 @@ class Decode:
         self.stepper = next((s for s in stages if "step" in s.moments()), None)
         self.monitored = self.stepper.step_layer(model.info.depth) if self.stepper else -1
         self.visible = torch.ones(cache.rows, 0, dtype=torch.bool, device=model.device)
+        self.kept = torch.zeros(cache.rows, 0, dtype=torch.bool, device=model.device)
         self.upcoming: Visible | None = None
         self.from_layer = 0
         self.state: State = {}
@@ -35,17 +38,21 @@ class Decode:
         self.read: list[Tensor] = []
         self.changed = torch.zeros(cache.rows, dtype=torch.bool, device=model.device)
 
-    def admit(self, slot: int, visual_tokens: int, first: State) -> None:
+    def admit(self, slot: int, done: Prefilled, first: State) -> None:
         """Reset a slot's step state for a new sample."""
         self.generated[slot] = 0
         if self.stepper is None:
             return
-        more = visual_tokens - self.visible.shape[1]
+        kept = columns(done.segment.token, len(done.prompt.visual))
+        made = 0 if kept.is_meta else int((done.segment.token < 0).sum())
+        more = len(done.prompt.visual) + made - self.visible.shape[1]
         if more > 0:
             self.visible = torch.nn.functional.pad(self.visible, (0, more), value=True)
+            self.kept = torch.nn.functional.pad(self.kept, (0, more))
         self.visible[slot] = True
-        spec = self.stepper.state_spec(self.model.info)
-        for name, shape in spec.items():
+        self.kept[slot] = False
+        self.kept[slot, kept] = True
+        for name, shape in self.stepper.state_spec(self.model.info).items():
             width = tuple(self.visible.shape[1] if n == "N" else n for n in shape)
             old = self.state.get(name, torch.zeros(self.cache.rows, *width, device=self.model.device))
             pads = [
@@ -55,6 +62,10 @@ class Decode:
             self.state[name][slot] = 0
             if name in first:
                 self.state[name][slot][tuple(slice(n) for n in first[name].shape)] = first[name]
+
+    def _reserve(self, slots: Tensor) -> Tensor:
+        """Logits over the tokens that prefill dropped."""
+        raise PrunerError("only a method with `recall` can bring tokens back")
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, live: list[int]) -> Tensor:
@@ -117,11 +128,16 @@ class Decode:
         n = self.visible.shape[1]
         column = torch.where(is_visual, token, n)[:, None].expand(-1, heads, -1)
         visual = torch.full((rows, heads, n + 1), -torch.inf, device=query.device).scatter(2, column, logits)[..., :n]
+        places = torch.arange(longest, device=query.device).expand(rows, -1)
+        text = logits.masked_fill(is_visual[:, None], -torch.inf)
         decision = self.stepper.at_step(
             StepView(
-                logits=visual,
-                rest=logits.masked_fill(is_visual[:, None], -torch.inf).logsumexp(-1),
-                valid=~visual[:, 0].isinf(), step=self.generated, state=self.state,
+                logits=visual, valid=~visual[:, 0].isinf(), kept=self.kept,
+                place=torch.zeros(rows, n + 1, dtype=torch.long, device=query.device).scatter(
+                    1, column[:, 0], places
+                )[:, :n],
+                length=entries.length + 1, step=self.generated, state=self.state,
+                rest=lambda temperature: (text / temperature).logsumexp(-1), reserve=self._reserve,
             )
         )  # fmt: skip
         if decision is not None:

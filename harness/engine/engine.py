@@ -61,7 +61,7 @@ class Engine:
             PrunerError: the method cannot act on this model.
         """
         pruner.check(self.model.info)
-        yield from _Run(self, pruner, decoding, export_kept).traces(iter(requests))
+        yield from _Run(self, pruner.resolved(self.model.info), decoding, export_kept).traces(iter(requests))
 
     def slots_for(self, prompt: Prompt, decoding: Decoding) -> int:
         """Slots by reserved bytes: what a GPU has free, less a fifth for activations."""
@@ -157,7 +157,7 @@ class _Run:
         for slot, prefilled in zip(free, done, strict=False):
             request, decoding = prefilled.request, self.decoding
             self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens)
-            self.decode.admit(slot, len(prefilled.prompt.visual), self._begin(prefilled))
+            self.decode.admit(slot, prefilled, self._begin(prefilled))
             reply = Reply(prefill_seconds=seconds * len(prefilled.prompt.ids) / tokens)
             draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
             self.slots[slot] = Slot(prefilled, draw, reply)
@@ -177,8 +177,8 @@ class _Run:
             return {}
         i = self.prefill.stages.index(stepper)
         segment = prefilled.segment
-        group = torch.arange(sum(segment.pictures), device=self.model.device)
-        return stepper.begin(self.prefill.view(i, segment, prefilled.records, None, None, group))
+        group = torch.arange(segment.visual_count, device=self.model.device)
+        return stepper.begin(self.prefill.view(i, segment, prefilled.records, None, list(segment.crops), group))
 
     def _choose(self, logits: Tensor, live: list[int]) -> None:
         """Choose the next token of the live slots and write it down."""

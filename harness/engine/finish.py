@@ -142,4 +142,8 @@ def exported(entry: dict[str, Any]) -> dict[str, Any]:
         weights[2].extend(values)
         source += [old[s] if s >= 0 else -1 for s in chosen.source.tolist()]
         positions = chosen.positions.tolist() if isinstance(chosen.positions, Tensor) else chosen.positions
-    return {"layer": entry["layer"], "source": source, "weights": weights if merged else None, "positions": positions}
+    early = any(selection is not None and selection.features is not None for _, selection in entry["chosen"])
+    return {
+        "layer": entry["layer"], "source": source, "weights": weights if merged else None, "positions": positions,
+        **({"before_projector": True} if early else {}),
+    }  # fmt: skip

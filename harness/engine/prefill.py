@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.accounting.flops import project_flops
 from harness.engine.attention import sdpa
 from harness.engine.parts import Part
 from harness.engine.samples import make_sample
-from harness.engine.segment import TEXT, Choice, Segment
+from harness.engine.segment import TEXT, Choice, Crops, Segment
 from harness.engine.signals import Record, record_layer, token_axis
 from harness.engine.trace import Request
 from harness.models.base import Features, Model, Prompt
@@ -25,7 +26,7 @@ from pruners.signals import Signal
 class LayerCache:
     """Keys and values [Hkv, n, d] of one sample and layer, with what each entry stands for.
 
-    token: layout row, -1 made, -2 text; [n], or [Hkv, n] where heads kept different entries.
+    token: column of each visual entry, TEXT for text; [n], or [Hkv, n] where heads kept different entries.
     """
 
     keys: Tensor
@@ -77,7 +78,9 @@ class Prefill:
             logits = self.model.head(self.model.norm(last))
         self._edit_caches()
         return [
-            Prefilled(request, prompt, segment, [f.tower_tokens for f in features], cache, row, records)
+            Prefilled(
+                request, prompt, segment, [crop for f in features for crop in f.tower_tokens], cache, row, records
+            )
             for (request, prompt, features), segment, cache, row, records in zip(
                 batch, self.segments, self.caches, logits, self.records, strict=True
             )
@@ -88,7 +91,8 @@ class Prefill:
         model, device = self.model, self.model.device
         hidden = model.embed(prompt.ids)
         visual = prompt.visual.to(device)
-        counts = [rows * columns for rows, columns in prompt.layout.grid.values()]
+        crops = prompt.layout.counts()
+        counts = torch.bincount(prompt.layout.picture, minlength=len(features)).tolist()
         starts = [sum(counts[:i]) for i in range(len(counts))]
         token = [
             torch.arange(n, device=device) if f.token is None else f.token
@@ -107,12 +111,12 @@ class Prefill:
         segment = Segment(
             sample, hidden, prompt.positions.to(device), prompt.next_position,
             torch.arange(len(hidden), device=device), torch.ones(len(hidden), device=device), text, visual,
-            torch.arange(len(visual), device=device), list(counts), deepstack,
+            torch.arange(len(visual), device=device), crops, deepstack,
         )  # fmt: skip
         if features and any(f.token is not None for f in features):
             split = row.split([len(t) for t in token])
             groups = zip(segment.groups("picture"), split, starts, strict=True)
-            chosen: list[Choice] = [(i, group, Selection(rows - start)) for (i, group), rows, start in groups]
+            chosen: list[Choice] = [(keys, group, Selection(rows - start)) for (keys, group), rows, start in groups]
             full, segment.deepstack = (
                 segment.deepstack,
                 deepstack.new_zeros(len(deepstack), sum(counts), hidden.shape[1]),
@@ -151,10 +155,10 @@ class Prefill:
         """Let stage i choose among the visual tokens of one sample, group by group."""
         stage, chosen = self.stages[i], list[Choice]()
         with self.part("overhead"):
-            for picture, group in segment.groups(stage.scope):
-                view = self.view(i, segment, records, layer, picture, group)
+            for keys, group in segment.groups(stage.scope):
+                view = self.view(i, segment, records, layer, keys, group)
                 selection = rule(view)
-                chosen.append((picture, group, selection))
+                chosen.append((keys, group, selection))
                 segment.overhead += stage.flops(
                     self.model.info, "embed" if layer is None else "layer", len(group), segment.hidden.shape[1]
                 )
@@ -163,7 +167,7 @@ class Prefill:
             segment.apply(chosen)
 
     def view(
-        self, i: int, segment: Segment, records: list[Record], layer: int | None, picture: int | None, group: Tensor
+        self, i: int, segment: Segment, records: list[Record], layer: int | None, keys: Crops, group: Tensor
     ) -> View:
         """What stage i sees of one group of visual rows."""
 
@@ -171,11 +175,17 @@ class Prefill:
             segment.overhead += 2 * len(segment) * dims.hidden * (dims.heads + dims.kv_heads) * dims.head_dim
             return self.model.qk(k, segment.hidden, segment.positions)
 
-        dims = self.model.dims
+        def project(units: Tensor) -> Tensor:
+            segment.overhead += project_flops(dims, len(units))
+            return self.model.project(units)
+
+        dims, pictures = self.model.dims, {picture for picture, _ in keys}
         return View(
-            sample=segment.sample, layer=layer, picture=picture, token=segment.token[group],
+            sample=segment.sample, layer=layer, picture=pictures.pop() if len(pictures) == 1 else None,
+            token=segment.token[group],
             index=segment.visual[group], hidden=segment.hidden, positions=segment.positions, state=segment.states[i],
             record=lambda signal, places: records[i].read(signal, segment, places), qk=qk, final_norm=self.model.norm,
+            project=project,
         )  # fmt: skip
 
     def _layer(self, layer: int) -> None:
@@ -185,7 +195,7 @@ class Prefill:
         packed = torch.cat([segment.hidden for segment in self.segments])[None]
         rows = self.model.layer(layer, packed, rope, self)[0].split(lengths)
         for segment, hidden in zip(self.segments, rows, strict=True):
-            segment.visual_per_layer.append(sum(segment.pictures))
+            segment.visual_per_layer.append(segment.visual_count)
             segment.lengths.append(len(segment))
             if layer < len(segment.deepstack):
                 hidden = hidden.index_add(0, segment.visual, segment.deepstack[layer])
@@ -205,7 +215,7 @@ class Prefill:
             out.append(sdpa(q, k, v, mask, causal=mask is None))
             self.caches[s].append(
                 LayerCache(k[0], v[0], segment.tokens(), segment.index, segment.size, segment.positions,
-                           segment.next_position, sum(segment.pictures))
+                           segment.next_position, segment.visual_count)
             )  # fmt: skip
         return torch.cat(out, dim=1)
 

@@ -9,22 +9,25 @@ import torch
 from torch import Tensor
 
 from pruners.base import Sample, State
-from pruners.layout import Scope
+from pruners.layout import Scope, columns
 from pruners.selection import Selection
 
-Choice = tuple[int | None, Tensor, Selection | None]
-"""One group of a partition of the visual rows: its picture (None: several), its entries, what was selected from it."""
+Crops = list[tuple[int, int]]
+"""(picture, crop) of what a group of visual rows is made of."""
+
+Choice = tuple[Crops, Tensor, Selection | None]
+"""One group of a partition of the visual rows: its crops, its entries, what was selected from it."""
 
 TEXT = -2
-"""Marks text (and generated) entries where visual ones carry their row of the layout, and made ones -1."""
+"""Marks text (and generated) entries where visual ones carry their column."""
 
 
 @dataclass
 class Segment:
     """The current sequence of one sample; every tensor lives on the model's device.
 
-    Bookkeeping never reads values from the device, so that it costs no synchronisation and runs on `meta`: how many
-    visual tokens each picture has left is known from shapes.
+    Bookkeeping reads no values from the device, so that it costs no synchronisation and runs on `meta`: how many visual
+    tokens each crop has left is known from shapes, unless one selection went over several crops.
 
     Attributes:
         hidden: [l, D] rows about to enter the next layer.
@@ -33,7 +36,7 @@ class Segment:
         size: [l] original tokens that a row stands for.
         text, visual: places of the text rows and of the visual rows in the sequence.
         token: [nv] row of the layout of each visual row, -1 for made ones.
-        pictures: visual rows left per picture; `visual` lists them picture by picture.
+        crops: visual rows left per (picture, crop); `visual` lists them crop by crop.
         deepstack: [J, nv, D] rows still to be added.
     """
 
@@ -46,7 +49,7 @@ class Segment:
     text: Tensor
     visual: Tensor
     token: Tensor
-    pictures: list[int]
+    crops: dict[tuple[int, int], int]
     deepstack: Tensor
     states: list[State] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
@@ -57,24 +60,24 @@ class Segment:
     def __len__(self) -> int:
         return self.hidden.shape[0]
 
-    def groups(self, scope: Scope) -> list[tuple[int | None, Tensor]]:
-        """A partition of the entries of `visual` into crops, pictures or the prompt, with the picture of each part."""
-        every = torch.arange(sum(self.pictures), device=self.visual.device)
-        if scope == "prompt":
-            only = 0 if len(self.pictures) == 1 else None
-            return [(only, every)] if len(every) else []
-        per_picture: list[tuple[int | None, Tensor]] = [
-            (i, part) for i, part in enumerate(every.split(self.pictures)) if len(part)
-        ]
-        if scope == "picture":
-            return per_picture
-        crop = self.sample.layout.crop.to(every.device)[self.token.clamp(min=0)]  # made rows go with the first crop
-        return [(i, part[crop[part] == c]) for i, part in per_picture for c in crop[part].unique()]
+    @property
+    def visual_count(self) -> int:
+        """Visual rows left."""
+        return sum(self.crops.values())
+
+    def groups(self, scope: Scope) -> list[tuple[Crops, Tensor]]:
+        """A partition of the entries of `visual` into crops, pictures or the prompt, with the crops of each part."""
+        spans: dict[tuple[int, ...], Crops] = {}
+        for key in self.crops:
+            spans.setdefault(key[: {"crop": 2, "picture": 1, "prompt": 0}[scope]], []).append(key)
+        every = torch.arange(self.visual_count, device=self.visual.device)
+        parts = every.split([sum(self.crops[key] for key in keys) for keys in spans.values()]) if spans else []
+        return [(keys, part) for keys, part in zip(spans.values(), parts, strict=True) if len(part)]
 
     def tokens(self) -> Tensor:
-        """[l] layout row of every row, -1 for made, TEXT for text."""
+        """[l] column of every visual row (see `pruners.layout.columns`), TEXT for text."""
         out = torch.full((len(self),), TEXT, device=self.visual.device)
-        out[self.visual] = self.token
+        out[self.visual] = columns(self.token, len(self.sample.layout))
         return out
 
     def apply(self, chosen: list[Choice]) -> None:
@@ -84,16 +87,11 @@ class Segment:
         each row as early as the rows before it admit; a made row follows the row before it.
         """
         new = [self._taken(group, selection) for _, group, selection in chosen]
+        crops = dict.fromkeys(self.crops, 0)
+        for (keys, group, _), part in zip(chosen, new, strict=True):
+            for key, n in self._divided(keys, group, part.place).items():
+                crops[key] += n
         place = torch.cat([part.place for part in new])
-        pictures = [0] * len(self.pictures)
-        for (picture, _, _), part in zip(chosen, new, strict=True):
-            if picture is None and place.is_meta:  # no values: costs depend on the sum alone
-                pictures[0] += len(place)
-            elif picture is None:  # one selection over several pictures: the place of a row tells its picture
-                last = self.visual[torch.tensor(self.pictures).cumsum(0).to(place.device) - 1]
-                pictures = torch.bincount(torch.searchsorted(last, place), minlength=len(pictures)).tolist()
-            else:
-                pictures[picture] += len(part.place)
         order = torch.cat([self.text, place]).argsort(stable=True)
         rank = torch.empty_like(order)
         rank[order] = torch.arange(len(order), device=order.device)
@@ -104,10 +102,20 @@ class Segment:
         self.index = torch.cat([self.index[text], self.index[place]])[order]
         self.token = torch.cat([part.token for part in new])
         self.deepstack = torch.cat([part.deepstack for part in new], dim=1)
-        self.text, self.visual, self.pictures = rank[:n], rank[n:], pictures
-        if any(s is not None and isinstance(s.positions, str) and s.positions == "renumber" for _, _, s in chosen):
+        self.text, self.visual, self.crops = rank[:n], rank[n:], crops
+        wanted = {s.positions for _, _, s in chosen if s is not None and isinstance(s.positions, str)}
+        if "renumber" in wanted or ("auto" in wanted and len(self.positions) == 1):
             self.positions = torch.arange(len(self), device=order.device).expand(len(self.positions), -1)
             self.next_position = len(self)
+
+    def _divided(self, keys: Crops, group: Tensor, place: Tensor) -> dict[tuple[int, int], int]:
+        """Rows left per crop of one group, told by their places if the group spans several crops."""
+        keys = [key for key in keys if self.crops[key]]
+        if len(keys) == 1 or place.is_meta:  # no values on meta: costs depend on the sum alone
+            return {keys[0]: len(place)}
+        last = self.visual[group][torch.tensor([self.crops[key] for key in keys], device=group.device).cumsum(0) - 1]
+        counts = torch.bincount(torch.searchsorted(last, place), minlength=len(keys))
+        return dict(zip(keys, counts.tolist(), strict=True))
 
     def _taken(self, group: Tensor, selection: Selection | None) -> _Rows:
         """The rows that a selection makes of one group."""
@@ -116,14 +124,14 @@ class Segment:
         at, made = self.visual[group], selection.source < 0
         source = selection.source.clamp(min=0)
         place = torch.where(made, at[:1], at[source]).cummax(0).values if len(source) else source
-        given = selection.positions
+        given, own = selection.positions, torch.where(made, place, at[source]) if len(source) else source
         return _Rows(
             hidden=selection.rows(self.hidden[at]),
-            positions=given.to(self.positions) if isinstance(given, Tensor) else self.positions[:, place],
+            positions=given.to(self.positions) if isinstance(given, Tensor) else self.positions[:, own],
             size=selection.sizes(self.size[at]),
             place=place,
             token=torch.where(made, -1, self.token[group][source]) if len(source) else source,
-            deepstack=torch.stack([selection.rows(rows[group]) for rows in self.deepstack])
+            deepstack=torch.stack([selection.mix(rows[group]) for rows in self.deepstack])
             if len(self.deepstack) else self.deepstack[:, :0].expand(0, len(source), -1),
         )  # fmt: skip
 

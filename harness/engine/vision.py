@@ -82,7 +82,7 @@ class Vision:
         depth = self.model.info.tower_depth
         acting = {layer: stage for stage in self.stages for layer in stage.tower_layers(depth)}
         sample = make_sample(request, prompt, self.model.embed(prompt.ids))
-        start = sum(rows * columns for (picture, _), (rows, columns) in prompt.layout.grid.items() if picture < number)
+        start = sum(n for (picture, _), n in prompt.layout.counts().items() if picture < number)
         states: dict[int, State] = {id(stage): stage.start(sample) for stage in self.stages}
         overhead = 0
 
@@ -99,7 +99,7 @@ class Vision:
                 sample=sample, layer=layer, picture=number, token=token + start,
                 index=torch.arange(len(token), device=units.device),
                 hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
-                qk=_absent, final_norm=self.model.norm,
+                qk=_absent, final_norm=self.model.norm, project=self.model.project,
             )  # fmt: skip
             with self.part("overhead"):
                 return stage.at_encoder(view)

@@ -36,8 +36,8 @@ class PictureInput:
     """One picture, ready for the tower.
 
     Attributes:
-        pixels: patches [P, patch_inputs].
-        grid: patches per column and row, before merging.
+        pixels: patches [P, patch_inputs], or crops [C, 3, height, width].
+        grid: patches per column and row before merging, or crops per column and row.
         key: hash of the pixels, for the feature cache.
     """
 
@@ -79,7 +79,7 @@ class Features:
         deepstack: [J, n, D] rows added after the first J language-model layers.
         token: [n] which of the picture's visual tokens each row is; None if all are there, in order.
         signals: declared tower signals, each with the visual tokens [n] that its token axis stands for.
-        tower_tokens: tower tokens that entered each tower layer, then those that left the last one.
+        tower_tokens: per crop, tower tokens that entered each tower layer, then those that left the last one.
         costs: FLOPs that each signal took, where it took any.
         overhead: FLOPs charged to the method at work: its signals and the products of its rule.
     """
@@ -88,7 +88,7 @@ class Features:
     deepstack: Tensor
     token: Tensor | None = None
     signals: dict[Signal, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    tower_tokens: list[int] = field(default_factory=list)
+    tower_tokens: list[list[int]] = field(default_factory=list)
     costs: dict[Signal, int] = field(default_factory=dict)
     overhead: int = 0
 
@@ -128,6 +128,10 @@ class Model(ABC):
         part: Part = nullcontext,
     ) -> Features:
         """Vision tower and projector on one picture; what signals cost runs as part "overhead"."""
+
+    @abstractmethod
+    def project(self, units: Tensor) -> Tensor:
+        """Visual tokens [m, D] from tower outputs [m, unit * Dt]."""
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:

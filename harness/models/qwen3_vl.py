@@ -110,10 +110,10 @@ class Qwen3VL(Model):
         hidden = tower.patch_embed(picture.pixels.to(self.device, self.dtype)) + self._places(*picture.grid)
         cos, sin = self._tower_rope(*picture.grid)
         token = torch.arange(len(hidden) // unit, device=self.device)
-        out = Features(hidden, hidden.new_zeros(0))
+        out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[]])
         deepstack: list[Tensor] = []
         for i, block in enumerate(tower.blocks):
-            out.tower_tokens.append(len(hidden))
+            out.tower_tokens[0].append(len(hidden))
             here = [s for s in signals if getattr(s, "layer", None) in (i, i - len(tower.blocks))]
             for signal in here:
                 if not isinstance(signal, TowerHidden):
@@ -136,10 +136,14 @@ class Qwen3VL(Model):
                 deepstack = [selection.rows(rows) for rows in deepstack]
                 token = token[selection.source]
                 out.token = token
-        out.tower_tokens.append(len(hidden))
-        out.tokens = tower.merger(hidden)
+        out.tower_tokens[0].append(len(hidden))
+        out.tokens = self.project(hidden.reshape(len(token), -1))
         out.deepstack = torch.stack(deepstack) if deepstack else out.tokens.new_zeros(0, *out.tokens.shape)
         return out
+
+    def project(self, units: Tensor) -> Tensor:
+        tokens: Tensor = self.visual.merger(units.reshape(-1, self.config.vision_config.hidden_size))
+        return tokens
 
     def _grouped(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """(row, column) of every patch, in the order of the processor: 2 x 2 neighbours follow each other."""
@@ -220,7 +224,7 @@ def info(config: Any, name: str) -> ModelInfo:
     """What methods may know, from the config alone."""
     return ModelInfo(
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.depth,
-        unit=config.vision_config.spatial_merge_size**2,
+        unit=config.vision_config.spatial_merge_size**2, axes=3,
     )  # fmt: skip
 
 
@@ -231,7 +235,7 @@ def dims(config: Any, value_bytes: int) -> Dims:
     return Dims(
         depth=text.num_hidden_layers, hidden=text.hidden_size, heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads, head_dim=text.head_dim, mlp=text.intermediate_size, vocab=text.vocab_size,
-        tower_depth=vision.depth, tower_hidden=vision.hidden_size, tower_mlp=vision.intermediate_size,
+        tower_depth=vision.depth, tower_cls=0, tower_hidden=vision.hidden_size, tower_mlp=vision.intermediate_size,
         patch_inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, unit=unit,
         merger_hidden=vision.hidden_size * unit, deepstack=tuple(vision.deepstack_visual_indexes),
         value_bytes=value_bytes,

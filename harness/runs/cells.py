@@ -100,6 +100,7 @@ class Resolver:
             pruner.check(info)
         except PrunerError as error:
             raise Skip(str(error)) from None
+        pruner = pruner.resolved(info)
         decoding = make_decoding(config, longest)
         if decoding.temperature == 0 and config.repeats > 1:
             raise InputError("repeats= needs protocol.temperature > 0: greedy replies are all the same")

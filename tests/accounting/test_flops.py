@@ -199,7 +199,7 @@ def test_known_cost_of_the_decoder() -> None:
 def test_equals_the_published_formula(n: int, published: str) -> None:
     """PyramidDrop's and DeSAP's L (4 n d^2 + 2 n^2 d + 3 n d m) on LLaVA-1.5-7B, which counts 1 per multiply-add."""
     dims = Dims(
-        depth=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, mlp=11008, vocab=32000, tower_depth=0,
+        depth=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, mlp=11008, vocab=32000, tower_depth=0, tower_cls=0,
         tower_hidden=0, tower_mlp=0, patch_inputs=0, unit=1, merger_hidden=0, deepstack=(), value_bytes=2,
     )  # fmt: skip
     half = (prefill_flops(dims, [n] * 32) - head_flops(dims)) // 2

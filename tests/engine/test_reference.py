@@ -33,7 +33,7 @@ def engine_logits(model: Model, request: Request, pruner: Pruner, forced: list[i
     cache = SlotCache(model.dims, model.axes, 1, model.device, model.dtype)
     decode = Decode(model, cache, pruner, ignore)
     cache.admit(0, done.cache, len(forced))
-    decode.admit(0, len(prompt.visual), {})
+    decode.admit(0, done, {})
     rows = [done.logits]
     for token in forced:
         rows.append(decode.step(torch.full((cache.rows,), token), [0])[0])
