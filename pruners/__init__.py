@@ -3,15 +3,19 @@
 from pruners.base import Box, ModelInfo, Pruner, PrunerError, Sample, View
 from pruners.budget import Budgeted, resolve_layer
 from pruners.compose import Pipeline
+from pruners.divprune import DivPrune
+from pruners.dstp import DSTP
 from pruners.fastv import FastV
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
 from pruners.replay import Replay
 from pruners.selection import Selection, Weights, keep_top
 from pruners.simple import Oracle, Pool, Random, Stride
+from pruners.visionpulse import VisionPulse
+from pruners.visionzip import VisionZip
 
 __all__ = [
-    "Blind", "Box", "Budgeted", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "Pruner",
-    "PrunerError", "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisualLayout", "Weights", "keep_top",
-    "resolve_layer",
+    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "Pruner",
+    "PrunerError", "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisionPulse", "VisionZip",
+    "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Generator, Tensor
 
 from pruners.layout import Scope, VisualLayout
@@ -86,9 +87,11 @@ class View:
     """Visual tokens of one scope group (crop, picture or prompt) at the moment a method acts on them.
 
     Attributes:
-        layer: language-model layer about to run, tower layer that has just run (encoder), None at the embed moment.
+        layer: language-model layer about to run, tower layer that has just run (encoder), None at the embed moment, the
+            monitored layer in `begin`.
         picture: number of the picture the tokens belong to; None for a prompt's worth of several pictures.
-        token: [n] row of `sample.layout` that each token continues, -1 for made tokens.
+        column: [n] what each token is called in the cache and while decoding: its row of `sample.layout`, or a number
+            from N on for a made token.
         index: [n] places of the tokens in the current sequence.
         hidden: [l, D] the current sequence: everything that enters `layer`, text included.
         positions: [A, l] its position ids on the model's RoPE axes.
@@ -100,7 +103,7 @@ class View:
     sample: Sample
     layer: int | None
     picture: int | None
-    token: Tensor
+    column: Tensor
     index: Tensor
     hidden: Tensor
     positions: Tensor
@@ -112,6 +115,11 @@ class View:
 
     def __len__(self) -> int:
         return self.index.shape[0]
+
+    @property
+    def token(self) -> Tensor:
+        """[n] row of `sample.layout` that each token continues, -1 for made tokens."""
+        return torch.where(self.column < len(self.sample.layout), self.column, -1)
 
     @property
     def features(self) -> Tensor:
@@ -129,7 +137,7 @@ class CacheView:
 
     Attributes:
         keys, values: [Hkv, l, d].
-        token: [l] column of each entry: row of `sample.layout`, N + j for the j-th made token, -2 for text.
+        column: [l] column of each visual entry (see `View`), -2 for text.
         index: [l] sequence index of each entry in the original prompt.
     """
 
@@ -137,7 +145,7 @@ class CacheView:
     layer: int
     keys: Tensor
     values: Tensor
-    token: Tensor
+    column: Tensor
     index: Tensor
     state: State
     record: Callable[[Signal, Tensor | None], Tensor] = field(repr=False)
@@ -160,24 +168,28 @@ class CacheEdit:
 class StepView:
     """All slots of a decode step at the monitored layer.
 
-    The Nv columns of a slot are its N visual tokens in the order of the prompt, then the tokens that its method made.
+    The Nv columns of a slot are its N visual tokens in the order of the prompt, then those that its method made.
 
     Attributes:
         logits: [S, H, Nv] scaled query-key products with the cached visual keys, float32; -inf where `valid` is False.
         valid: [S, Nv] which columns have a key in this layer.
+        layer: the monitored layer.
         kept: [S, Nv] columns that were left by the last selection of prefill.
+        visible: [S, Nv] columns that the pass under way sees.
         place: [S, Nv] where the key stands among all keys of the layer, text included; 0 where not valid.
         length: [S] keys in this layer, the new token's own included.
         step: [S] tokens generated so far.
         state: tensors [S, ...] as declared by `Pruner.state_spec`; write new ones back with `Visible.state`.
         rest: temperature -> [S, H] log-sum-exp of logits / temperature of every key that is not visual.
         reserve: [S] slots -> logits [S, H, Nv] over the tokens that prefill dropped, -inf elsewhere and in all other
-            slots; computes their keys if they are not there yet. Only for methods with `recall`.
+            slots; computes their keys if they are not there yet. Only for methods that recall.
     """
 
+    layer: int
     logits: Tensor
     valid: Tensor
     kept: Tensor
+    visible: Tensor
     place: Tensor
     length: Tensor
     step: Tensor
@@ -192,9 +204,10 @@ class Visible:
 
     Attributes:
         mask: [S, Nv]. A token that prefill dropped stays visible in the layers before it was dropped. Columns without
-            a key are ignored, unless the method has `recall`: then those tokens are brought back.
+            a key are ignored, unless the method recalls: then those tokens are brought back.
         from_layer: earlier layers see everything they hold.
         merged: [S] slots that see one more token, the mean of the keys and values of all kept ones.
+        triggers: [S] slots in which this step re-selected, for the trace.
     """
 
     mask: Tensor
@@ -202,6 +215,7 @@ class Visible:
     when: Literal["now", "next"] = "now"
     state: Mapping[str, Tensor] = field(default_factory=dict)
     merged: Tensor | None = None
+    triggers: Tensor | None = None
 
 
 Recall = Literal["recompute", "shadow", "dense"]
@@ -215,16 +229,12 @@ class Pruner:
 
     Class attributes:
         scope: which tokens a moment sees at a time.
-        random: its result depends on `seed`.
         may_repeat, may_pad: the rule can keep a token twice, or emit rows that are zero.
-        recall: tokens dropped in prefill can come back while decoding; None: they are gone.
     """
 
     scope: ClassVar[Scope] = "picture"
-    random: ClassVar[bool] = False
     may_repeat: ClassVar[bool] = False
     may_pad: ClassVar[bool] = False
-    recall: ClassVar[Recall | None] = None
 
     def resolved(self, model: ModelInfo) -> Pruner:
         """The same method with everything that depends on the model made explicit; equal results, equal methods."""
@@ -233,6 +243,10 @@ class Pruner:
     def check(self, model: ModelInfo) -> None:
         """Raise PrunerError if the method cannot act on the model. Called before anything is loaded."""
         self.layers(model.depth)
+
+    def recalls(self) -> Recall | None:
+        """How tokens that prefill dropped can come back while decoding; None: they are gone."""
+        return None
 
     def stages(self) -> tuple[Pruner, ...]:
         """The methods that act, in order: itself, or those it is composed of."""

@@ -25,12 +25,6 @@ class Crop(NamedTuple):
     kind: int = PATCH
 
 
-def columns(token: Tensor, n: int) -> Tensor:
-    """Column of every visual row [nv]: its row of a layout of `n` tokens; the j-th made one (-1) gets n + j."""
-    made = token < 0
-    return torch.where(made, n - 1 + made.long().cumsum(-1), token)
-
-
 @dataclass(frozen=True)
 class VisualLayout:
     """One entry per visual token, all int64 [N], on the CPU.

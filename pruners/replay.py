@@ -50,12 +50,15 @@ class Replay(Pruner):
     def _selection(self, view: View) -> Selection | None:
         for entry in self._sets.get(view.sample.id, []):
             if entry["layer"] == view.layer:
-                device, positions = view.index.device, entry.get("positions", "keep")
+                device = view.index.device
+                positions: Any = entry.get("positions", "keep")
+                if not isinstance(positions, str):
+                    positions = torch.tensor(positions, device=device)
                 weights = [torch.tensor(x, device=device) for x in entry.get("weights") or ()]
                 return Selection(
                     torch.tensor(entry["source"], dtype=torch.long, device=device),
                     Weights(*weights) if weights else None,
-                    positions if isinstance(positions, str) else torch.tensor(positions, device=device),
+                    positions,
                 )
         return None
 

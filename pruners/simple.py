@@ -17,7 +17,6 @@ from pruners.selection import Selection, Weights
 class Random(BeforeLLM):
     """Uniformly random visual tokens of every picture, in raster order: a baseline that is hard to beat."""
 
-    random: ClassVar[bool] = True
     seed: int = 0
 
     def at_embed(self, view: View) -> Selection:

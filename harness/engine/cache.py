@@ -11,14 +11,27 @@ from harness.accounting.dims import Dims
 from harness.engine.prefill import LayerCache
 from harness.engine.segment import TEXT
 
+MERGED = -3
+"""Marks the entry that stands for all kept visual tokens together."""
+GENERATED = 1 << 40
+"""Sequence index of entries that come after every prompt."""
+
 
 @dataclass
 class Layer:
-    """One layer: keys, values [S, Hkv, cap, d]; token [S, Hkv or 1, cap]; size [S, cap]; positions [S, A, cap]."""
+    """One layer of all slots.
+
+    Attributes:
+        keys, values: [S, Hkv, cap, d].
+        column: [S, Hkv or 1, cap] which visual token an entry is, TEXT or MERGED.
+        index: [S, cap] its place in the prompt; size: [S, cap]; positions: [S, A, cap].
+        length: [S] entries.
+    """
 
     keys: Tensor
     values: Tensor
-    token: Tensor
+    column: Tensor
+    index: Tensor
     size: Tensor
     positions: Tensor
     length: Tensor
@@ -37,7 +50,8 @@ class SlotCache:
         def empty() -> Layer:
             return Layer(
                 torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype),
-                torch.full((self.rows, 1, 0), TEXT, device=device), torch.ones((self.rows, 0), device=device),
+                torch.full((self.rows, 1, 0), TEXT, device=device),
+                torch.full((self.rows, 0), GENERATED, device=device), torch.ones((self.rows, 0), device=device),
                 torch.zeros((self.rows, axes, 0), dtype=torch.long, device=device),
                 torch.zeros(self.rows, dtype=torch.long, device=device),
             )  # fmt: skip
@@ -46,27 +60,31 @@ class SlotCache:
         self.position = torch.zeros(dims.depth, self.rows, dtype=torch.long, device=device)
         # Known from shapes, so that no value has to come back from the device: entries of every layer and slot.
         self.lengths = [[0] * self.rows for _ in range(dims.depth)]
+        self.new_tokens = 0
 
     @property
     def allocated(self) -> int:
         """Bytes of all key and value buffers."""
         return sum(2 * layer.keys.numel() * self.dims.value_bytes for layer in self.layers)
 
+    @torch.inference_mode()
     def admit(self, slot: int, cache: list[LayerCache], new_tokens: int) -> None:
         """Put a prefilled sample into a slot and reserve room for its reply."""
+        self.new_tokens = new_tokens
         for k, (layer, own) in enumerate(zip(self.layers, cache, strict=True)):
             n = own.keys.shape[1]
-            self._grow(layer, n + new_tokens, 1 if own.token.ndim == 1 else len(own.token))
+            self._grow(layer, n + new_tokens, 1 if own.column.ndim == 1 else len(own.column))
             layer.keys[slot, :, :n], layer.values[slot, :, :n] = own.keys, own.values
-            layer.token[slot] = TEXT
-            layer.token[slot, :, :n] = own.token
-            layer.size[slot] = 1
+            layer.column[slot], layer.index[slot], layer.size[slot] = TEXT, GENERATED, 1
+            layer.column[slot, :, :n] = own.column
+            layer.index[slot, :n] = own.index
             layer.size[slot, :n] = own.size
             layer.positions[slot, :, :n] = own.positions
             layer.length[slot] = n
             self.lengths[k][slot] = n
             self.position[k, slot] = own.next_position
 
+    @torch.inference_mode()
     def release(self, slot: int) -> None:
         """Empty a slot: it still runs along, attending to one entry of its own."""
         for k, layer in enumerate(self.layers):
@@ -74,15 +92,16 @@ class SlotCache:
             self.lengths[k][slot] = 0
             self.position[k, slot] = 0
 
-    def _grow(self, layer: Layer, room: int, heads: int) -> None:
+    def _grow(self, layer: Layer, room: int, heads: int = 1) -> None:
         more = room - layer.keys.shape[2]
-        if heads > layer.token.shape[1]:
-            layer.token = layer.token.expand(-1, heads, -1).clone()
+        if heads > layer.column.shape[1]:
+            layer.column = layer.column.expand(-1, heads, -1).clone()
         if more <= 0:
             return
         pad = torch.nn.functional.pad
         layer.keys, layer.values = pad(layer.keys, (0, 0, 0, more)), pad(layer.values, (0, 0, 0, more))
-        layer.token, layer.size = pad(layer.token, (0, more), value=TEXT), pad(layer.size, (0, more), value=1)
+        layer.column, layer.size = pad(layer.column, (0, more), value=TEXT), pad(layer.size, (0, more), value=1)
+        layer.index = pad(layer.index, (0, more), value=GENERATED)
         layer.positions = pad(layer.positions, (0, more))
 
     def append(self, k: int, key: Tensor, value: Tensor) -> Layer:
@@ -94,6 +113,36 @@ class SlotCache:
         layer.positions[row, :, layer.length] = self.position[k][:, None].expand(-1, layer.positions.shape[1])
         return layer
 
+    def bring(
+        self, k: int, slot: int, key: Tensor, value: Tensor, column: Tensor, index: Tensor, positions: Tensor,
+        pending: int = 0,
+    ) -> None:  # fmt: skip
+        """Add entries [Hkv, s, d] that prefill had dropped to one slot of layer k.
+
+        `pending` 1: the layer already holds this step's token behind its counted entries. Order means nothing here.
+        """
+        layer, s = self.layers[k], key.shape[1]
+        start = self.lengths[k][slot] + pending
+        self._grow(layer, start + s + self.new_tokens)
+        at = slice(start, start + s)
+        layer.keys[slot, :, at], layer.values[slot, :, at] = key, value
+        layer.column[slot, :, at], layer.index[slot, at], layer.positions[slot, :, at] = column, index, positions
+        layer.size[slot, at] = 1
+        layer.length[slot] += s
+        self.lengths[k][slot] += s
+
+    def bring_mean(self, k: int, slot: int, columns: Tensor) -> int:
+        """Add to one slot of layer k the mean of its entries in these columns [Nv]; returns how many were added."""
+        layer = self.layers[k]
+        own = layer.column[slot, 0]
+        at = torch.nonzero((own >= 0) & columns[own.clamp(min=0)]).flatten()
+        key, value = (x[slot][:, at].mean(1, keepdim=True) for x in (layer.keys, layer.values))
+        positions = layer.positions[slot][:, at[:1]]  # the mean of rotated keys has no position of its own
+        after = torch.full_like(at[:1], GENERATED)
+        self.bring(k, slot, key, value, torch.full_like(at[:1], MERGED), after, positions)
+        return 1
+
+    @torch.inference_mode()
     def step(self, live: list[int]) -> None:
         """Count this step's entries and positions in the slots that are in use."""
         row = torch.tensor(live, device=self.position.device)

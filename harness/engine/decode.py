@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,18 +11,28 @@ from harness.engine.attention import grouped, sdpa
 from harness.engine.cache import Layer, SlotCache
 from harness.engine.parts import Part
 from harness.engine.prefill import Prefilled
+from harness.engine.recall import Recaller
 from harness.engine.segment import TEXT
 from harness.models.base import Model
 from pruners.base import Pruner, PrunerError, State, StepView, Visible
-from pruners.layout import columns
+
+
+class Extra(NamedTuple):
+    """FLOPs of watching and of bringing back, and the cache entries brought back over all layers."""
+
+    monitor: int
+    recall: int
+    entries: int
 
 
 class Decode:
     """Runs decode steps over a `SlotCache`. Reached by the attention function as `attend`.
 
     Attributes:
-        visible: [S, Nv] visual tokens that a step method leaves visible, from layer `from_layer` on; None without one.
-        read: per layer, visual keys read in the last step [S]; only kept with a step method.
+        visible: [S, Nv] columns that the next pass shows, from layer `from_layer` on.
+        kept: [S, Nv] columns left by prefill; dropped: [S, Nv] layers before which a column is always shown.
+        read: visual entries read in the last step, per layer [S]; only kept with a step method.
+        triggers: [S] slots in which the last step re-selected.
     """
 
     def __init__(self, model: Model, cache: SlotCache, pruner: Pruner, part: Part) -> None:
@@ -29,50 +41,75 @@ class Decode:
         self.biased = [s for s in stages if type(s).bias is not Pruner.bias]
         self.stepper = next((s for s in stages if "step" in s.moments()), None)
         self.monitored = self.stepper.step_layer(model.info.depth) if self.stepper else -1
-        self.visible = torch.ones(cache.rows, 0, dtype=torch.bool, device=model.device)
-        self.kept = torch.zeros(cache.rows, 0, dtype=torch.bool, device=model.device)
+        recalls = self.stepper.recalls() if self.stepper else None
+        self.recall = Recaller(model, cache, stages, recalls, part) if recalls else None
+
+        def none(dtype: torch.dtype, *width: int) -> Tensor:
+            return torch.zeros(cache.rows, *width, dtype=dtype, device=model.device)
+
+        self.visible, self.kept, self.dropped = none(torch.bool, 0), none(torch.bool, 0), none(torch.long, 0)
+        self.merged, self.triggers = none(torch.bool), none(torch.bool)
+        self.generated = none(torch.long)
         self.upcoming: Visible | None = None
         self.from_layer = 0
         self.state: State = {}
-        self.generated = torch.zeros(cache.rows, dtype=torch.long, device=model.device)
         self.read: list[Tensor] = []
-        self.changed = torch.zeros(cache.rows, dtype=torch.bool, device=model.device)
+        self.monitor = [0] * cache.rows
+        """Entries that the monitor has read so far, per slot."""
 
+    @torch.inference_mode()
     def admit(self, slot: int, done: Prefilled, first: State) -> None:
-        """Reset a slot's step state for a new sample."""
+        """Reset a slot's step state for a new sample, whose entries are in the cache already."""
         self.generated[slot] = 0
         if self.stepper is None:
             return
-        kept = columns(done.segment.token, len(done.prompt.visual))
-        made = 0 if kept.is_meta else int((done.segment.token < 0).sum())
-        more = len(done.prompt.visual) + made - self.visible.shape[1]
-        if more > 0:
-            self.visible = torch.nn.functional.pad(self.visible, (0, more), value=True)
-            self.kept = torch.nn.functional.pad(self.kept, (0, more))
-        self.visible[slot] = True
-        self.kept[slot] = False
-        self.kept[slot, kept] = True
+        if self.upcoming is not None:  # decided for the sample that has left
+            self._show(self.upcoming)
+            self.upcoming = None
+        more = max(0, done.segment.width - self.visible.shape[1])
+        pad = torch.nn.functional.pad
+        self.visible, self.kept = pad(self.visible, (0, more)), pad(self.kept, (0, more))
+        self.dropped = pad(self.dropped, (0, more))
+        self.kept[slot], self.dropped[slot], self.merged[slot], self.monitor[slot] = False, 0, False, 0
+        segment = done.segment
+        self.kept[slot, segment.column if segment.alive is None else segment.column[segment.alive]] = True
+        self.visible[slot] = self.kept[slot] if self.recall else True
+        if self.recall and segment.held:
+            self.dropped[slot] = max(held.layer for held in segment.held)
+            for held in segment.held:
+                self.dropped[slot, held.column] = held.layer
+        if self.recall:
+            self.recall.admit(slot, segment.held or [], len(done.prompt.ids))
         for name, shape in self.stepper.state_spec(self.model.info).items():
             width = tuple(self.visible.shape[1] if n == "N" else n for n in shape)
             old = self.state.get(name, torch.zeros(self.cache.rows, *width, device=self.model.device))
             pads = [
                 p for have, want in zip(reversed(old.shape[1:]), reversed(width), strict=True) for p in (0, want - have)
             ]
-            self.state[name] = torch.nn.functional.pad(old, pads) if pads else old
+            self.state[name] = pad(old, pads) if pads else old
             self.state[name][slot] = 0
             if name in first:
                 self.state[name][slot][tuple(slice(n) for n in first[name].shape)] = first[name]
 
-    def _reserve(self, slots: Tensor) -> Tensor:
-        """Logits over the tokens that prefill dropped."""
-        raise PrunerError("only a method with `recall` can bring tokens back")
+    def extra(self, slot: int) -> Extra:
+        """What the step method has cost the sample in a slot so far."""
+        d, reserve = self.model.dims, self.recall.reserves[slot] if self.recall else None
+        monitor = 2 * d.heads * d.head_dim * self.monitor[slot]
+        return Extra(monitor, reserve.spent if reserve else 0, reserve.entries if reserve else 0)
+
+    @torch.inference_mode()
+    def release(self, slot: int) -> None:
+        """Forget the sample of a slot; what was decided for it is void."""
+        self.kept[slot] = False
+        if self.recall:
+            self.recall.reserves[slot] = None
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, live: list[int]) -> Tensor:
         """Logits [S, V] after the tokens [S] just chosen."""
         with self.part("decode"):
             self.read = []
-            self.changed.zero_()
+            self.triggers.zero_()
             if self.upcoming is not None:
                 self._show(self.upcoming)
                 self.upcoming = None
@@ -94,9 +131,9 @@ class Decode:
         valid = (places <= entries.length[:, None])[:, None]
         if self.stepper is not None:
             if layer == self.monitored:
-                with self.part("overhead"):
-                    self._monitor(entries, query, longest, valid)
-            valid = valid & self._shown(layer, entries, longest)
+                self._monitor(self.stepper, entries, query, longest, valid)
+            if not query.is_meta:  # no values: as if everything were seen
+                valid = valid & self._shown(layer, entries, longest)
         mask = valid[:, :, None]
         bias = self._bias(layer, entries, longest)
         if bias is not None:
@@ -106,50 +143,70 @@ class Decode:
         return out.transpose(1, 2).reshape(query.shape[0], 1, query.shape[1], -1)  # [S, G, Hkv, d] -> [S, 1, H, d]
 
     def _shown(self, layer: int, entries: Layer, longest: int) -> Tensor:
-        """[S, 1, n] entries that may be read: text always, visual ones where the step method shows them."""
-        token = entries.token[:, :, :longest]
+        """[S, Hkv or 1, n] entries that may be read: text always, visual ones where the step method shows them."""
+        column = entries.column[:, :, :longest]
         if layer < self.from_layer or not self.visible.shape[1]:
-            shown = torch.ones_like(token, dtype=torch.bool)
+            shown = torch.ones_like(column, dtype=torch.bool)
         else:
-            shown = self.visible[:, None].expand(-1, token.shape[1], -1).gather(2, token.clamp(min=0)) | (token < 0)
-        self.read.append((shown & (token != TEXT)).sum(2).float().mean(1))
+            seen = self.visible | (layer < self.dropped)
+            shown = seen[:, None].expand(-1, column.shape[1], -1).gather(2, column.clamp(min=0))
+            shown = torch.where(column < 0, (column == TEXT) | self.merged[:, None, None], shown)
+        self.read.append((shown & (column != TEXT)).sum(2).float().mean(1))
         return shown
 
-    def _monitor(self, entries: Layer, query: Tensor, longest: int, valid: Tensor) -> None:
+    def _monitor(self, stepper: Pruner, entries: Layer, query: Tensor, longest: int, valid: Tensor) -> None:
         """Give the step method its logits and take its decision."""
-        assert self.stepper is not None
         rows, heads = query.shape[:2]
-        keys = entries.keys[:, :, :longest].float()
-        logits = (grouped(query, keys.shape[1]).float() @ keys.transpose(2, 3)).reshape(rows, heads, longest)
+        with self.part("overhead"):
+            keys = entries.keys[:, :, :longest].float()
+            logits = (grouped(query, keys.shape[1]).float() @ keys.transpose(2, 3)).reshape(rows, heads, longest)
+        for slot, length in enumerate(self.cache.lengths[self.monitored]):
+            self.monitor[slot] += length + 1
+        if query.is_meta:
+            return
         logits = (logits * query.shape[-1] ** -0.5).masked_fill(~valid, -torch.inf)
-        token = entries.token[:, 0, :longest]
-        is_visual = token >= 0
+        column, n = entries.column[:, 0, :longest], self.visible.shape[1]
+        is_visual = column >= 0
         # Text goes to one column too many, which is cut off; every visual token has at most one entry.
-        n = self.visible.shape[1]
-        column = torch.where(is_visual, token, n)[:, None].expand(-1, heads, -1)
-        visual = torch.full((rows, heads, n + 1), -torch.inf, device=query.device).scatter(2, column, logits)[..., :n]
-        places = torch.arange(longest, device=query.device).expand(rows, -1)
+        to = torch.where(is_visual, column, n)
+        wide = to[:, None].expand(-1, heads, -1)
+        visual = torch.full((rows, heads, n + 1), -torch.inf, device=query.device).scatter(2, wide, logits)[..., :n]
+        place = torch.zeros(rows, n + 1, dtype=torch.long, device=query.device)
+        place = place.scatter(1, to, torch.arange(longest, device=query.device).expand(rows, -1))[:, :n]
         text = logits.masked_fill(is_visual[:, None], -torch.inf)
-        decision = self.stepper.at_step(
+
+        def reserve(slots: Tensor) -> Tensor:
+            if self.recall is None:
+                raise PrunerError("only a method that recalls can ask for the tokens that prefill dropped")
+            chosen = torch.nonzero(slots).flatten().tolist()
+            return self.recall.logits(self.monitored, query, visual, chosen)
+
+        decision = stepper.at_step(
             StepView(
-                logits=visual, valid=~visual[:, 0].isinf(), kept=self.kept,
-                place=torch.zeros(rows, n + 1, dtype=torch.long, device=query.device).scatter(
-                    1, column[:, 0], places
-                )[:, :n],
-                length=entries.length + 1, step=self.generated, state=self.state,
-                rest=lambda temperature: (text / temperature).logsumexp(-1), reserve=self._reserve,
+                layer=self.monitored, logits=visual, valid=~visual[:, 0].isinf(), kept=self.kept, visible=self.visible,
+                place=place, length=entries.length + 1, step=self.generated, state=self.state,
+                rest=lambda temperature: (text / temperature).logsumexp(-1), reserve=reserve,
             )
         )  # fmt: skip
         if decision is not None:
             self.state.update(decision.state)
+            if decision.triggers is not None:
+                self.triggers |= decision.triggers
             if decision.when == "now":
                 self._show(decision)
             else:
                 self.upcoming = decision
 
     def _show(self, decision: Visible) -> None:
-        self.changed |= (decision.mask != self.visible).any(1)
+        """Put a decision in force; with a method that recalls, tokens without keys get them first."""
+        slots = [] if decision.triggers is None else torch.nonzero(decision.triggers).flatten().tolist()
+        if self.recall is not None and slots:
+            self.recall.fetch(decision.mask, slots)
+            if decision.merged is not None:
+                self.recall.merge(slots, self.kept)
         self.visible, self.from_layer = decision.mask, decision.from_layer
+        if decision.merged is not None:
+            self.merged = decision.merged
 
     def _bias(self, layer: int, entries: Layer, longest: int) -> Tensor | None:
         """[S, 1, 1, n] from the methods that add to attention logits."""

@@ -178,7 +178,9 @@ class _Run:
         i = self.prefill.stages.index(stepper)
         segment = prefilled.segment
         group = torch.arange(segment.visual_count, device=self.model.device)
-        return stepper.begin(self.prefill.view(i, segment, prefilled.records, None, list(segment.crops), group))
+        group = group if segment.alive is None else group[segment.alive]
+        layer = stepper.step_layer(self.model.info.depth)
+        return stepper.begin(self.prefill.view(i, segment, prefilled.records, layer, list(segment.crops), group))
 
     def _choose(self, logits: Tensor, live: list[int]) -> None:
         """Choose the next token of the live slots and write it down."""
@@ -202,13 +204,13 @@ class _Run:
         began = time.perf_counter()
         logits = self.decode.step(self.tokens, live)
         read = torch.stack(self.decode.read).sum(0).tolist() if self.decode.read else None
-        changed = self.decode.changed.tolist() if self.decode.stepper else None
+        triggers = self.decode.triggers.tolist() if read else None
         self._choose(logits, live)
         seconds = (time.perf_counter() - began) / len(live)
         for i in live:
             slot = self.slots[i]
             assert slot is not None
-            slot.reply.count_step(seconds, None if read is None else read[i], bool(changed and changed[i]))
+            slot.reply.count_step(seconds, None if read is None else read[i], bool(triggers and triggers[i]))
 
     def _sweep(self) -> Iterator[Trace]:
         """Traces of the slots that have finished; the slots become free."""
@@ -220,8 +222,9 @@ class _Run:
                 continue
             yield make_trace(
                 self.model, slot.prefilled, slot.reply, slot.ids, finish, self.decoding,
-                stepper=self.decode.stepper, allocated=self.cache.allocated // self.cache.rows,
+                extra=self.decode.extra(i), allocated=self.cache.allocated // self.cache.rows,
                 export_kept=self.export_kept,
             )  # fmt: skip
             self.slots[i] = None
             self.cache.release(i)
+            self.decode.release(i)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from harness.accounting.flops import decode_flops, keys_read, prefill_flops, vision_flops
 from harness.accounting.kv import entry_bytes
+from harness.engine.decode import Extra
 from harness.engine.prefill import Prefilled
 from harness.engine.trace import Decoding, Finish, Trace
 from harness.models.base import Model
-from pruners.base import Pruner
 from pruners.selection import Selection
 
 LOOP = 48
@@ -27,7 +27,7 @@ class Reply:
 
     Attributes:
         read: visual keys read per step, summed over layers; only with a step method.
-        triggers: steps at which the visible set changed.
+        triggers: steps at which a step method re-selected.
     """
 
     prefill_seconds: float
@@ -36,12 +36,12 @@ class Reply:
     triggers: list[int] = field(default_factory=list)
     steps: int = 0
 
-    def count_step(self, seconds: float, read: float | None, changed: bool) -> None:
+    def count_step(self, seconds: float, read: float | None, triggered: bool) -> None:
         self.steps += 1
         self.decode_seconds += seconds
         if read is not None:
             self.read.append(read)
-        if changed:
+        if triggered:
             self.triggers.append(self.steps)
 
 
@@ -69,7 +69,7 @@ def is_loop(ids: list[int]) -> bool:
 
 def make_trace(
     model: Model, done: Prefilled, reply: Reply, ids: list[int], finish: Finish, decoding: Decoding, *,
-    stepper: Pruner | None, allocated: int, export_kept: bool,
+    extra: Extra, allocated: int, export_kept: bool,
 ) -> Trace:  # fmt: skip
     """The trace of a finished reply."""
     d, segment, steps = model.dims, done.segment, reply.steps
@@ -78,30 +78,27 @@ def make_trace(
     visual = [layer.visual for layer in done.cache]
     thinking = thinking_tokens(model, ids)
     per_step = [r / d.depth for r in reply.read] or [sum(visual) / d.depth] * steps
-    hidden = sum(sum(visual) - r for r in reply.read)
-    read = keys_read(entries, steps) - round(hidden)
-    monitor = (
-        2 * d.heads * d.head_dim * sum(entries[stepper.step_layer(d.depth)] + t + 1 for t in range(steps))
-        if stepper
-        else 0
-    )
-    share = sum(visual) / (d.depth * n) if n else None
+    seen = round(sum(reply.read)) if reply.read else steps * sum(visual)
+    read = keys_read([e - v for e, v in zip(entries, visual, strict=True)], steps) + seen
+    resident = sum(visual) + extra.entries
     return Trace(
         id=done.request.id, repeat=done.request.repeat, token_ids=ids, text=reply_text(model, ids, decoding),
         finish=finish, thinking_tokens=thinking, answer_tokens=len(ids) - thinking,
         text_tokens=len(done.prompt.ids) - n, visual_tokens=n, visual_per_layer=segment.visual_per_layer,
         visible_per_step=[(value, len(list(run))) for value, run in groupby(per_step)], triggers=reply.triggers,
         ret_prefill=sum(segment.visual_per_layer) / (d.depth * n) if n else None,
-        ret_decode=(sum(per_step) / steps / n if steps else share) if n else None, kv=share,
+        ret_decode=(sum(per_step) / steps if steps else sum(visual) / d.depth) / n if n else None,
+        kv=resident / (d.depth * n) if n else None,
         flops={
             "vision": sum(vision_flops(d, tokens) for tokens in done.tower_tokens),
             "prefill": prefill_flops(d, segment.lengths),
             "decode": decode_flops(d, steps, read),
-            "overhead": segment.overhead + monitor,
+            "overhead": segment.overhead + extra.monitor + extra.recall,
         },
+        overhead={"selection": segment.overhead, "monitor": extra.monitor, "recall": extra.recall},
         kv_bytes={
             "visible": round(read / steps * entry_bytes(d)) if steps else sum(entries) * entry_bytes(d),
-            "resident": (sum(entries) + d.depth * steps) * entry_bytes(d),
+            "resident": (sum(entries) + extra.entries + d.depth * steps) * entry_bytes(d),
             "allocated": allocated,
         },
         prefill_seconds=reply.prefill_seconds, decode_seconds=reply.decode_seconds,

@@ -26,12 +26,12 @@ from pruners.signals import Signal
 class LayerCache:
     """Keys and values [Hkv, n, d] of one sample and layer, with what each entry stands for.
 
-    token: column of each visual entry, TEXT for text; [n], or [Hkv, n] where heads kept different entries.
+    column: column of each visual entry, TEXT for text; [n], or [Hkv, n] where heads kept different entries.
     """
 
     keys: Tensor
     values: Tensor
-    token: Tensor
+    column: Tensor
     index: Tensor
     size: Tensor
     positions: Tensor
@@ -60,6 +60,7 @@ class Prefill:
         self.signals = [tuple(stage.signals(model.info)) for stage in self.stages]
         self.at_layers = [stage.layers(model.info.depth) for stage in self.stages]
         self.biased = [s for s in self.stages if type(s).bias is not Pruner.bias]
+        self.recall = next((how for stage in self.stages if (how := stage.recalls())), None)
         self.segments: list[Segment] = []
         self.records: list[list[Record]] = []
         self.caches: list[list[LayerCache]] = []
@@ -121,9 +122,12 @@ class Prefill:
                 segment.deepstack,
                 deepstack.new_zeros(len(deepstack), sum(counts), hidden.shape[1]),
             )
-            segment.apply(chosen)
+            segment.apply(chosen, 0)
             segment.deepstack = full
         segment.overhead += sum(f.overhead for f in features)
+        if self.recall is not None:
+            segment.held = []
+            segment.alive = torch.ones_like(visual, dtype=torch.bool) if self.recall == "dense" else None
         segment.states = [stage.start(sample) for stage in self.stages]
         records = [Record() for _ in self.stages]
         for record, signals in zip(records, self.signals, strict=True):
@@ -164,7 +168,10 @@ class Prefill:
                 )
         if any(selection is not None for _, _, selection in chosen):
             segment.kept.append({"layer": layer, "chosen": [(group, s) for _, group, s in chosen]})
-            segment.apply(chosen)
+            if segment.alive is None:
+                segment.apply(chosen, layer or 0)
+            else:
+                segment.hold(chosen, layer or 0)
 
     def view(
         self, i: int, segment: Segment, records: list[Record], layer: int | None, keys: Crops, group: Tensor
@@ -182,7 +189,7 @@ class Prefill:
         dims, pictures = self.model.dims, {picture for picture, _ in keys}
         return View(
             sample=segment.sample, layer=layer, picture=pictures.pop() if len(pictures) == 1 else None,
-            token=segment.token[group],
+            column=segment.column[group],
             index=segment.visual[group], hidden=segment.hidden, positions=segment.positions, state=segment.states[i],
             record=lambda signal, places: records[i].read(signal, segment, places), qk=qk, final_norm=self.model.norm,
             project=project,
@@ -214,7 +221,7 @@ class Prefill:
             mask = self._bias(layer, segment, q)
             out.append(sdpa(q, k, v, mask, causal=mask is None))
             self.caches[s].append(
-                LayerCache(k[0], v[0], segment.tokens(), segment.index, segment.size, segment.positions,
+                LayerCache(k[0], v[0], segment.columns(), segment.index, segment.size, segment.positions,
                            segment.next_position, segment.visual_count)
             )  # fmt: skip
         return torch.cat(out, dim=1)
@@ -247,7 +254,7 @@ class Prefill:
             return record.read(signal, segment, places)
 
         return CacheView(
-            segment.sample, layer, cache.keys, cache.values, cache.token, cache.index, segment.states[i], read
+            segment.sample, layer, cache.keys, cache.values, cache.column, cache.index, segment.states[i], read
         )
 
 
@@ -255,14 +262,14 @@ def edited(cache: LayerCache, edit: CacheEdit) -> LayerCache:
     """A layer's cache after eviction or merging, per key-value head."""
     source = edit.source
     wide = source[..., None].expand(-1, -1, cache.keys.shape[-1])
-    token = cache.token[source]
-    if token.is_meta:  # no values: as if all that left were visual
+    column = cache.column[source]
+    if column.is_meta:  # no values: as if all that left were visual
         visual = cache.visual - cache.keys.shape[1] + source.shape[1]
     else:
-        visual = round(float((token != TEXT).float().sum()) / len(token))
+        visual = round(float((column != TEXT).float().sum()) / len(column))
     return LayerCache(
         keys=cache.keys.gather(1, wide) if edit.keys is None else edit.keys,
         values=cache.values.gather(1, wide) if edit.values is None else edit.values,
-        token=token, index=cache.index[source[0]], size=cache.size[source[0]], positions=cache.positions[:, source[0]],
-        next_position=cache.next_position, visual=visual,
+        column=column, index=cache.index[source[0]], size=cache.size[source[0]],
+        positions=cache.positions[:, source[0]], next_position=cache.next_position, visual=visual,
     )  # fmt: skip

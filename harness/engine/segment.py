@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pruners.base import Sample, State
-from pruners.layout import Scope, columns
+from pruners.layout import Scope
 from pruners.selection import Selection
 
 Crops = list[tuple[int, int]]
@@ -20,6 +20,18 @@ Choice = tuple[Crops, Tensor, Selection | None]
 
 TEXT = -2
 """Marks text (and generated) entries where visual ones carry their column."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Visual rows that were dropped before `layer`; shapes as in `Segment`."""
+
+    layer: int
+    column: Tensor
+    index: Tensor
+    positions: Tensor
+    hidden: Tensor
+    deepstack: Tensor
 
 
 @dataclass
@@ -35,9 +47,12 @@ class Segment:
         index: [l] place of each row in the original prompt (made rows: that of the row before).
         size: [l] original tokens that a row stands for.
         text, visual: places of the text rows and of the visual rows in the sequence.
-        token: [nv] row of the layout of each visual row, -1 for made ones.
+        column: [nv] row of the layout of each visual row; a made one has a number of its own from N on.
+        made: numbers given out for made rows.
         crops: visual rows left per (picture, crop); `visual` lists them crop by crop.
         deepstack: [J, nv, D] rows still to be added.
+        held: what was dropped, for methods that recall; `alive`: [nv] rows not dropped by selections that only mask
+            decoding (recall="dense").
     """
 
     sample: Sample
@@ -48,7 +63,7 @@ class Segment:
     size: Tensor
     text: Tensor
     visual: Tensor
-    token: Tensor
+    column: Tensor
     crops: dict[tuple[int, int], int]
     deepstack: Tensor
     states: list[State] = field(default_factory=list)
@@ -56,6 +71,9 @@ class Segment:
     visual_per_layer: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     overhead: int = 0
+    made: int = 0
+    held: list[Held] | None = None
+    alive: Tensor | None = None
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -74,18 +92,39 @@ class Segment:
         parts = every.split([sum(self.crops[key] for key in keys) for keys in spans.values()]) if spans else []
         return [(keys, part) for keys, part in zip(spans.values(), parts, strict=True) if len(part)]
 
-    def tokens(self) -> Tensor:
-        """[l] column of every visual row (see `pruners.layout.columns`), TEXT for text."""
+    @property
+    def width(self) -> int:
+        """Columns: visual tokens of the prompt and numbers given to made ones."""
+        return len(self.sample.layout) + self.made
+
+    def columns(self) -> Tensor:
+        """[l] column of every visual row, TEXT for text."""
         out = torch.full((len(self),), TEXT, device=self.visual.device)
-        out[self.visual] = columns(self.token, len(self.sample.layout))
+        out[self.visual] = self.column
         return out
 
-    def apply(self, chosen: list[Choice]) -> None:
-        """Replace the visual rows by what was selected from each group of a partition (None: all stay).
+    def hold(self, chosen: list[Choice], layer: int) -> None:
+        """Set aside the rows that no selected row continues, as they are about to enter `layer`."""
+        own = torch.zeros(self.visual_count, dtype=torch.bool, device=self.visual.device)
+        for _, group, selection in chosen:
+            own[group if selection is None else group[selection.source[selection.source >= 0]]] = True
+        gone = torch.nonzero(~own).flatten()
+        at = self.visual[gone]
+        assert self.held is not None
+        if len(gone):
+            rows = (self.positions[:, at], self.hidden[at], self.deepstack[:, gone])
+            self.held.append(Held(layer, self.column[gone], self.index[at], *rows))
+        if self.alive is not None:
+            self.alive = own
+
+    def apply(self, chosen: list[Choice], layer: int) -> None:
+        """Before `layer`, replace the visual rows by what was selected from each group of a partition (None: all stay).
 
         A kept row stays where its source stood. A selection that is not in sequence order is laid out in its own order,
         each row as early as the rows before it admit; a made row follows the row before it.
         """
+        if self.held is not None and not self.visual.is_meta:
+            self.hold(chosen, layer)
         new = [self._taken(group, selection) for _, group, selection in chosen]
         crops = dict.fromkeys(self.crops, 0)
         for (keys, group, _), part in zip(chosen, new, strict=True):
@@ -100,7 +139,7 @@ class Segment:
         self.positions = torch.cat([self.positions[:, text], *(part.positions for part in new)], dim=1)[:, order]
         self.size = torch.cat([self.size[text], *(part.size for part in new)])[order]
         self.index = torch.cat([self.index[text], self.index[place]])[order]
-        self.token = torch.cat([part.token for part in new])
+        self.column = torch.cat([part.column for part in new])
         self.deepstack = torch.cat([part.deepstack for part in new], dim=1)
         self.text, self.visual, self.crops = rank[:n], rank[n:], crops
         wanted = {s.positions for _, _, s in chosen if s is not None and isinstance(s.positions, str)}
@@ -130,10 +169,17 @@ class Segment:
             positions=given.to(self.positions) if isinstance(given, Tensor) else self.positions[:, own],
             size=selection.sizes(self.size[at]),
             place=place,
-            token=torch.where(made, -1, self.token[group][source]) if len(source) else source,
+            column=self._columns(group, selection, made, source),
             deepstack=torch.stack([selection.mix(rows[group]) for rows in self.deepstack])
             if len(self.deepstack) else self.deepstack[:, :0].expand(0, len(source), -1),
         )  # fmt: skip
+
+    def _columns(self, group: Tensor, selection: Selection, made: Tensor, source: Tensor) -> Tensor:
+        if selection.weights is None or not len(source):  # nothing can be made
+            return self.column[group][source]
+        fresh = self.width + torch.arange(len(source), device=source.device)
+        self.made += len(source)
+        return torch.where(made, fresh, self.column[group][source])
 
 
 class _Rows(NamedTuple):
@@ -143,5 +189,5 @@ class _Rows(NamedTuple):
     positions: Tensor
     size: Tensor
     place: Tensor
-    token: Tensor
+    column: Tensor
     deepstack: Tensor

@@ -65,8 +65,10 @@ class Trace:
         triggers: decode steps at which a step method re-selected.
         ret_prefill: visible visual tokens, mean over layers, over N; None without pictures, like the next two.
         ret_decode: visual keys read per step, mean over layers and steps, over N.
-        kv: resident visual KV entries over those of the unpruned model.
+        kv: resident visual KV entries at the end over those of the unpruned model.
         flops: matrix-product FLOPs by part: vision, prefill, decode, overhead.
+        overhead: what the overhead is made of: selection (signals and rules in prefill), monitor (a step method's look
+            at its layer), recall (tokens brought back).
         kv_bytes: visible (mean over steps), resident and allocated bytes of the KV cache at the end.
         kept: kept sets, one entry per moment and group, for `replay`.
         error: class and message of what failed.
@@ -88,6 +90,7 @@ class Trace:
     ret_decode: float | None = None
     kv: float | None = None
     flops: dict[str, int] = field(default_factory=dict)
+    overhead: dict[str, int] = field(default_factory=dict)
     kv_bytes: dict[str, int] = field(default_factory=dict)
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0

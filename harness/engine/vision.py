@@ -96,7 +96,7 @@ class Vision:
 
             overhead += stage.flops(self.model.info, "encoder", len(token), units.shape[1])
             view = View(
-                sample=sample, layer=layer, picture=number, token=token + start,
+                sample=sample, layer=layer, picture=number, column=token + start,
                 index=torch.arange(len(token), device=units.device),
                 hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
                 qk=_absent, final_norm=self.model.norm, project=self.model.project,

@@ -1,0 +1,28 @@
+"""What step methods share: ranking all slots at once, and random numbers that belong to a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pruners.base import State, View
+
+DRAWS = 4096
+"""Random numbers per sample; longer replies go through them again."""
+
+
+def ranks(score: Tensor) -> Tensor:
+    """[S, n] place of every column when scores are sorted downwards, ties to the lower index."""
+    return score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def draws(view: View, seed: int) -> State:
+    """Random numbers of one sample, for `drawn`."""
+    return {"draws": torch.rand(DRAWS, generator=view.sample.generator(seed)).to(view.index.device)}
+
+
+def drawn(state: Mapping[str, Tensor], step: Tensor) -> Tensor:
+    """[S] this step's random number of every slot."""
+    return state["draws"].gather(1, (step % DRAWS)[:, None])[:, 0]
