@@ -1,20 +1,27 @@
-"""Random Qwen3-VLs of any shape and on any device, prompted with tokens and pixels, so that no file is needed."""
+"""Random models of every family, of any shape and on any device, prompted with tokens and pixels: no file is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+import transformers
+from torch import nn
+from transformers import InternVLConfig, LlavaConfig, PreTrainedConfig, Qwen3VLConfig
 
 from harness.engine import Request
+from harness.models import Model
 from harness.models.base import PictureInput, Prompt
+from harness.models.internvl import InternVL
+from harness.models.llava import Llava
+from harness.models.loading import FAMILIES
 from harness.models.qwen3_vl import Qwen3VL
 
 IMAGE = 5
 Grid = tuple[int, int]
-"""Patches per column and row of a picture, before merging."""
+"""A picture: patches per column and row (Qwen3-VL), tiles per column and row (InternVL), anything (LLaVA: one crop)."""
 
 
 def config(text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Qwen3VLConfig:
@@ -26,13 +33,35 @@ def config(text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Qw
         image_token_id=IMAGE, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
         tie_word_embeddings=tied,
         text_config={
-            **text, "tie_word_embeddings": tied, "rope_parameters": rope, "max_position_embeddings": 8192,
-            "pad_token_id": None, "eos_token_id": None, "bos_token_id": None,
+            **text, "tie_word_embeddings": tied, "rope_parameters": rope, "max_position_embeddings": 8192, **NO_IDS,
         },
         vision_config={
             **vision, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": text["hidden_size"],
         },
     )  # fmt: skip
+
+
+def internvl(
+    text: Mapping[str, Any], tower: Mapping[str, Any], tied: bool, kind: str = "qwen3", **options: Any
+) -> InternVLConfig:
+    """The same for tiles; `kind` is the language model inside (InternVL3 has qwen2), options are the tower's."""
+    return InternVLConfig(
+        image_token_id=IMAGE, tie_word_embeddings=tied, vision_config={**tower, "attention_bias": True, **options},
+        text_config={"model_type": kind, **text, "tie_word_embeddings": tied, **LONG, **NO_IDS},
+    )  # fmt: skip
+
+
+def llava(text: Mapping[str, Any], tower: Mapping[str, Any]) -> LlavaConfig:
+    """The same for one square crop, without a head size of its own, as published."""
+    sizes = {name: value for name, value in text.items() if name != "head_dim"}
+    return LlavaConfig(
+        image_token_index=IMAGE, vision_config={"model_type": "clip_vision_model", **tower},
+        text_config={"model_type": "llama", **sizes, **LONG, **NO_IDS},
+    )  # fmt: skip
+
+
+NO_IDS = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
+LONG = {"max_position_embeddings": 8192}
 
 
 def text_sizes(
@@ -53,15 +82,38 @@ def vision_sizes(
     }  # fmt: skip
 
 
-CONFIGS = {
+def tower_sizes(depth: int, hidden: int, heads: int, mlp: int, patch: int, image: int) -> dict[str, int]:
+    return {
+        "num_hidden_layers": depth, "hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": mlp,
+        "patch_size": patch, "image_size": image,
+    }  # fmt: skip
+
+
+CONFIGS: dict[str, PreTrainedConfig] = {
     "shipped": config(text_sizes(96, 4, 4, 2, 32, 256, 192), vision_sizes(2, 64, 4, 128, 8, 256, [0]), tied=True),
     "untied": config(  # three queries share a key, DeepStack twice
         text_sizes(80, 5, 6, 2, 16, 112, 130), vision_sizes(4, 48, 3, 72, 4, 25, [0, 2]), tied=False
     ),
-}
+    "internvl": internvl(  # 8 x 8 patches, so 4 x 4 visual tokens per tile
+        text_sizes(80, 5, 6, 2, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 32), tied=False
+    ),
+    "internvl_norms": internvl(  # InternVL3's biased Qwen2, the big tower's norms, 2 x 2 visual tokens per tile
+        text_sizes(64, 4, 4, 2, 16, 96, 130), tower_sizes(3, 32, 4, 64, 4, 16), tied=True, kind="qwen2",
+        use_qk_norm=True, norm_type="rms_norm", use_mean_pooling=False,
+    ),
+    "llava": llava(  # 5 x 5 patches, three of four tower layers run
+        text_sizes(80, 5, 5, 5, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 20)
+    ),
+}  # fmt: skip
+BY_FAMILY = {"qwen3_vl": "untied", "internvl": "internvl", "llava": "llava"}
+"""One configuration per family, for tests that run once per family."""
 QWEN3_VL_4B = config(
     text_sizes(2560, 36, 32, 8, 128, 9728, 151936), vision_sizes(24, 1024, 16, 4096, 16, 2304, [5, 11, 17]), tied=True
 )
+INTERNVL3_5_8B = internvl(
+    text_sizes(4096, 36, 32, 8, 128, 12288, 151936), tower_sizes(24, 1024, 16, 4096, 14, 448), tied=False
+)
+LLAVA_1_5_7B = llava(text_sizes(4096, 32, 32, 32, 128, 11008, 32064), tower_sizes(24, 1024, 16, 4096, 14, 336))
 
 
 class Words:
@@ -74,22 +126,82 @@ class Words:
         return {}
 
 
-class Prompted(Qwen3VL):
-    """The adapter over random weights; every request is text, the pictures with text between them, and text."""
+ADAPTERS: dict[str, type[Model]] = {"qwen3_vl": Qwen3VL, "internvl": InternVL, "llava": Llava}
 
-    def __init__(self, config: Qwen3VLConfig, device: str, grids: list[Grid], text: int = 9) -> None:
+
+class Prompted(Model):
+    """The family's adapter over random weights; a request is text, the pictures with text between them, and text.
+
+    Args:
+        pictures: see `Grid`.
+        noise: spread of what is added to every weight, so that fresh norms, zero class tokens and small weights hide no
+            mistake and replies differ; 0 leaves the stock initialisation.
+    """
+
+    def __new__(cls, config: PreTrainedConfig, *_: Any, **__: Any) -> Prompted:
+        made: Prompted = object.__new__(type(cls.__name__, (cls, ADAPTERS[config.model_type]), {}))
+        return made
+
+    def __init__(
+        self, config: PreTrainedConfig, device: str, pictures: Sequence[Grid], text: int = 9, noise: float = 0.0
+    ) -> None:
         torch.manual_seed(0)
         with torch.device(device):
-            net = Qwen3VLForConditionalGeneration(config)
+            net = getattr(transformers, FAMILIES[config.model_type].net)(deepcopy(config))
+        if noise:
+            shake(net, noise)
         net.model.language_model.set_attn_implementation("vtpbench")
-        net.model.visual.set_attn_implementation("sdpa")
+        getattr(net.model, FAMILIES[config.model_type].tower).set_attn_implementation("sdpa")
         super().__init__(net, Words(), None, "random")
         self.ids = [10] * 3
-        for _ in grids:
+        for _ in pictures:
             self.ids += [IMAGE, 11]
-        self.ids += [12] * (text - len(self.ids) + len(grids))
-        pixels = [torch.randn(rows * columns, self.dims.patch_inputs, device=device) for rows, columns in grids]
-        self.pictures = tuple(map(PictureInput.of, pixels, grids))
+        self.ids += [12] * (text - len(self.ids) + len(pictures))
+        self.pictures = tuple(PictureInput.of(pixels(self, grid, device), grid) for grid in pictures)
 
     def prepare(self, request: Request) -> Prompt:
-        return self.layout_prompt(self.ids, self.pictures)
+        if isinstance(self, Qwen3VL):
+            return self.layout_prompt(self.ids, self.pictures)
+        if isinstance(self, InternVL):
+            return self.lay_out(self.ids, [(picture, self.tiles(*picture.grid)) for picture in self.pictures])
+        assert isinstance(self, Llava)
+        return self.lay_out(self.ids, [(picture, [self.crop(1, 1)]) for picture in self.pictures])
+
+
+def shake(net: nn.Module, noise: float) -> None:
+    """Add noise to every weight, the same for every call."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight), alpha=noise)
+
+
+def pixels(model: Model, grid: Grid, device: str) -> torch.Tensor:
+    """Random pixels of a picture."""
+    if isinstance(model, Qwen3VL):
+        return torch.randn(grid[0] * grid[1], model.dims.patch_inputs, device=device)
+    crops = len(model.tiles(*grid)) if isinstance(model, InternVL) else 1
+    size = model.net.config.vision_config.image_size
+    side = size if isinstance(size, int) else size[0]
+    return torch.randn(crops, 3, side, side, device=device)
+
+
+def stock(model: Model) -> Any:
+    """An untouched copy of the stock model under transformers' own attention."""
+    copy = type(model.net)._from_config(deepcopy(model.net.config), attn_implementation="sdpa").eval()
+    copy.load_state_dict(model.net.state_dict())
+    copy.generation_config.eos_token_id = sorted(model.stop_ids) or None
+    return copy
+
+
+def stock_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
+    """Keyword arguments for the stock model's `generate` on a prompt of the adapter's."""
+    ids = prompt.ids[None]
+    out: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if isinstance(model, Qwen3VL):
+        out["mm_token_type_ids"] = (ids == model.net.config.image_token_id).int()
+        if prompt.pictures:
+            out["image_grid_thw"] = torch.tensor([[1, *p.grid] for p in prompt.pictures])
+    if prompt.pictures:
+        out["pixel_values"] = torch.cat([p.pixels for p in prompt.pictures])
+    return out

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -19,13 +19,41 @@ from pruners.base import ModelInfo
 
 BUILTIN = "builtin:"
 TINY = Path(__file__).resolve().parents[1] / "tiny"
-FAMILIES = {
-    "qwen3_vl": ("harness.models.qwen3_vl", "Qwen3VL", "Qwen3VLForConditionalGeneration", "Qwen2VLImageProcessorPil")
-}
-"""Module and class of the adapter, stock model class, stock image processor.
 
-The processor is always the PIL one, so that pictures are resized alike on every machine, with torchvision or without.
-"""
+
+class Family(NamedTuple):
+    """One architecture.
+
+    Attributes:
+        module, adapter: where our class is.
+        net, images: names of the stock model and image processor. The processor is always the PIL one, so that pictures
+            are resized alike on every machine, with torchvision or without.
+        tower: name of the vision tower inside the stock model.
+        options: what can be chosen, as keyword arguments of the adapter.
+    """
+
+    module: str
+    adapter: str
+    net: str
+    images: str
+    tower: str
+    options: tuple[str, ...]
+
+
+FAMILIES = {
+    "qwen3_vl": Family(
+        "harness.models.qwen3_vl", "Qwen3VL", "Qwen3VLForConditionalGeneration", "Qwen2VLImageProcessorPil",
+        "visual", ("min_pixels", "max_pixels"),
+    ),
+    "internvl": Family(
+        "harness.models.internvl", "InternVL", "InternVLForConditionalGeneration", "GotOcr2ImageProcessorPil",
+        "vision_tower", ("max_tiles", "system_prompt"),
+    ),
+    "llava": Family(
+        "harness.models.llava", "Llava", "LlavaForConditionalGeneration", "LlavaImageProcessorPil",
+        "vision_tower", ("image", "system"),
+    ),
+}  # fmt: skip
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
     "preprocessor_config.json", "processor_config.json",
@@ -80,15 +108,21 @@ def _config(path: str, revision: str | None) -> Any:
     return _fetch(path, revision, "config", AutoConfig.from_pretrained)
 
 
-def _adapter(family: str) -> Any:
-    if family not in FAMILIES:
-        raise ModelUnavailable(f"unknown model family {family}; known: {', '.join(FAMILIES)}")
-    return importlib.import_module(FAMILIES[family][0])
+def _family(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """A family and the options that are set; raises ModelUnavailable for what is unknown."""
+    if name not in FAMILIES:
+        raise ModelUnavailable(f"unknown model family {name}; known: {', '.join(FAMILIES)}")
+    known = FAMILIES[name].options
+    for option, value in options.items():
+        if value is not None and option not in known:
+            raise ModelUnavailable(f"{name} models have no option {option}=; theirs: {', '.join(known)}")
+    return FAMILIES[name], {option: value for option, value in options.items() if value is not None}
 
 
-def model_info(path: str, *, family: str, revision: str | None = None) -> ModelInfo:
+def model_info(path: str, *, family: str, revision: str | None = None, **options: Any) -> ModelInfo:
     """What methods may know of a model, from its config alone (no weights are loaded)."""
-    info: ModelInfo = _adapter(family).info(_config(path, revision), path)
+    found, _ = _family(family, options)
+    info: ModelInfo = importlib.import_module(found.module).info(_config(path, revision), path)
     return info
 
 
@@ -135,23 +169,24 @@ def weights_id(path: str, revision: str | None = None) -> str:
 
 def load_model(
     path: str, *, family: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu",
-    min_pixels: int | None = None, max_pixels: int | None = None, weights: str = "trained", seed: int = 0,
+    weights: str = "trained", seed: int = 0, **options: Any,
 ) -> Model:  # fmt: skip
     """A model behind its adapter.
 
     Args:
         path: "builtin:NAME" for a tiny model of this package, a local folder, or a hub id.
-        min_pixels, max_pixels: limits of the image processor; None keeps the published ones.
         weights: "trained", or "random" to build the architecture from its config alone.
+        options: those of the family's adapter (pixel limits, tiles, prompts); None is its default.
 
     Raises:
         ModelUnavailable: files cannot be reached or do not fit; the message says what was tried.
     """
-    module = _adapter(family)
+    found, chosen = _family(family, options)
+    adapter = getattr(importlib.import_module(found.module), found.adapter)
     config = _config(path, revision)
     import transformers
 
-    net_class = getattr(transformers, FAMILIES[family][2])
+    net_class = getattr(transformers, found.net)
     kind = getattr(torch, dtype)
     if weights == "random":
         torch.manual_seed(seed)
@@ -161,11 +196,8 @@ def load_model(
         net = _fetch(path, revision, "weights", net_class.from_pretrained, dtype=kind)
         net = net.to(device)
     net.model.language_model.set_attn_implementation("vtpbench")
-    net.model.visual.set_attn_implementation("sdpa")
+    getattr(net.model, found.tower).set_attn_implementation("sdpa")
     tokenizer = _fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained)
-    image_class = getattr(transformers, FAMILIES[family][3])
-    images = _fetch(path, revision, "image processor", image_class.from_pretrained)
-    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    images.size = {**dict(images.size), **{k: v for k, v in limits.items() if v is not None}}
-    model: Model = getattr(module, FAMILIES[family][1])(net, tokenizer, images, path)
+    images = _fetch(path, revision, "image processor", getattr(transformers, found.images).from_pretrained)
+    model: Model = adapter(net, tokenizer, images, path, **chosen)
     return model

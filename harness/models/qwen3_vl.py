@@ -7,12 +7,13 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.accounting.dims import Dims
-from harness.models.base import BadSample, EncoderHook, Features, Model, PictureInput, Prompt
-from harness.models.pictures import open_picture
-from harness.models.tower import rotate, tower_signal
+from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt
+from harness.models.decoder import Decoder, conversation
+from harness.models.sizes import text_dims
+from harness.models.tower import hidden_signal, joint_signal
 from pruners.base import ModelInfo
 from pruners.layout import VisualLayout
 from pruners.signals import Signal, TowerHidden
@@ -22,44 +23,31 @@ if TYPE_CHECKING:
     from harness.engine.trace import Request
 
 
-class Qwen3VL(Model):
+class Qwen3VL(Decoder):
     """Adapter over the stock `Qwen3VLForConditionalGeneration`.
 
-    The loops over tower blocks and decoder layers are ours, so that tokens can leave between any two of them; position
-    tables are computed here, because their helpers differ between transformers versions.
+    The loop over tower blocks is ours too. Pixel limits of None are the processor's own.
     """
 
     axes = 3
 
-    def __init__(self, net: Any, tokenizer: Any, image_processor: Any, name: str) -> None:
-        self.net, self.tokenizer, self.image_processor = net.eval(), tokenizer, image_processor
-        self.visual, self.text, self.config = net.model.visual, net.model.language_model, net.config
-        self.lm_head = net.lm_head
-        self.device, self.dtype = net.lm_head.weight.device, net.lm_head.weight.dtype
-        eos = net.generation_config.eos_token_id
-        self.stop_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+    def __init__(
+        self, net: Any, tokenizer: Any, image_processor: Any, name: str,
+        min_pixels: int | None = None, max_pixels: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(net, tokenizer, image_processor)
+        self.visual = net.model.visual
         self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
         self.merge: int = self.config.vision_config.spatial_merge_size
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        return list(self.text.layers)
+        limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        if given := {name: limit for name, limit in limits.items() if limit is not None}:
+            image_processor.size = {**dict(image_processor.size), **given}
 
     def prepare(self, request: Request) -> Prompt:
-        parts, images = [], []
-        for part in request.content:
-            if isinstance(part, str):
-                parts.append({"type": "text", "text": part})
-            else:
-                parts.append({"type": "image"})
-                images.append(open_picture(part))
-        messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
-        if request.system is not None:
-            messages.insert(0, {"role": "system", "content": request.system})
+        messages, images = conversation(request, request.system)
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        pictures = tuple(self._pixels(image) for image in images)
-        return self.layout_prompt(ids, pictures)
+        return self.layout_prompt(ids, tuple(self._pixels(image) for image in images))
 
     def _pixels(self, image: Any) -> PictureInput:
         try:
@@ -118,13 +106,13 @@ class Qwen3VL(Model):
             for signal in here:
                 if not isinstance(signal, TowerHidden):
                     with part("overhead"):
-                        value, out.costs[signal] = tower_signal(signal, block, hidden, (cos, sin), unit)
+                        value, out.costs[signal] = joint_signal(signal, block, hidden, (cos, sin), unit)
                     out.signals[signal] = (value, token)
             ends = torch.tensor([0, len(hidden)], dtype=torch.int32)
             hidden = block(hidden, cu_seqlens=ends, position_embeddings=(cos, sin))
             for signal in here:
                 if isinstance(signal, TowerHidden):
-                    out.signals[signal] = (hidden.reshape(len(token), unit, -1).mean(1), token)
+                    out.signals[signal] = (hidden_signal(signal, hidden[None], 0, unit), token)
             if i in tower.deepstack_visual_indexes:
                 deepstack.append(tower.deepstack_merger_list[len(deepstack)](hidden))
             selection = hook(i, hidden.reshape(len(token), -1), token, out) if hook and i in hook_layers else None
@@ -175,43 +163,13 @@ class Qwen3VL(Model):
         angle = torch.cat([place[:, None] * frequency for place in self._grouped(height, width)], dim=1).repeat(1, 2)
         return angle.cos(), angle.sin()
 
-    def embed(self, ids: Tensor) -> Tensor:
-        rows: Tensor = self.text.embed_tokens(ids.to(self.device))
-        return rows
-
-    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        rotary = self.text.rotary_emb
-        angle = positions[..., None].float() * rotary.inv_freq.float().to(positions.device)
+    def turn(self, angle: Tensor) -> Tensor:
         mixed = angle[0].clone()
         section = rope_parameters(self.config.text_config)["mrope_section"]
         for axis in (1, 2):  # frequencies t h w t h w ..., as far as each axis reaches; the rest stays with t
             where = slice(axis, 3 * section[axis], 3)
             mixed[..., where] = angle[axis][..., where]
-        full = torch.cat([mixed, mixed], dim=-1)
-        scale = rotary.attention_scaling
-        return (full.cos() * scale).to(self.dtype), (full.sin() * scale).to(self.dtype)
-
-    def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
-        out: Tensor = self.text.layers[k](hidden, position_embeddings=rope, attention_mask=None, vtp=attention)
-        return out
-
-    def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        layer = self.text.layers[k]
-        attention, x = layer.self_attn, layer.input_layernorm(hidden)
-        heads = (len(x), -1, attention.head_dim)
-        rope = self.rope(positions)
-        return (
-            rotate(attention.q_norm(attention.q_proj(x).view(heads)).transpose(0, 1), rope),
-            rotate(attention.k_norm(attention.k_proj(x).view(heads)).transpose(0, 1), rope),
-        )
-
-    def norm(self, hidden: Tensor) -> Tensor:
-        normed: Tensor = self.text.norm(hidden)
-        return normed
-
-    def head(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.lm_head(hidden)
-        return logits.float()
+        return mixed
 
 
 def rope_parameters(text_config: Any) -> dict[str, Any]:
@@ -230,13 +188,12 @@ def info(config: Any, name: str) -> ModelInfo:
 
 def dims(config: Any, value_bytes: int) -> Dims:
     """Sizes for the accountant, from the config alone."""
-    text, vision = config.text_config, config.vision_config
+    vision = config.vision_config
     unit = vision.spatial_merge_size**2
     return Dims(
-        depth=text.num_hidden_layers, hidden=text.hidden_size, heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads, head_dim=text.head_dim, mlp=text.intermediate_size, vocab=text.vocab_size,
-        tower_depth=vision.depth, tower_cls=0, tower_hidden=vision.hidden_size, tower_mlp=vision.intermediate_size,
-        patch_inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, unit=unit,
+        **text_dims(config.text_config), tower_depth=vision.depth, tower_cls=0, tower_hidden=vision.hidden_size,
+        tower_mlp=vision.intermediate_size, unit=unit,
+        patch_inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
         merger_hidden=vision.hidden_size * unit, deepstack=tuple(vision.deepstack_visual_indexes),
         value_bytes=value_bytes,
     )  # fmt: skip

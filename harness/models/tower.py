@@ -1,4 +1,8 @@
-"""Signals from inside a vision tower, for towers whose blocks have `norm1` and a joint `attn.qkv`."""
+"""Signals from inside a vision tower.
+
+Values of the `unit` tower tokens behind a visual token are averaged (VisionZip's and HoloV's recipe for Qwen); class
+tokens take part in attention and leave afterwards. Everything is float32.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruners.signals import Signal, TowerAttention, TowerKeys
+from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys
 
 BLOCK = 256
 """Query rows per block: attention is summed over blocks, so that no [H, P, P] tensor exists."""
@@ -20,24 +24,74 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def tower_signal(
+def _attention(head: Reduce, q: Tensor, k: Tensor, cls: int, unit: int) -> tuple[Tensor, int]:
+    """Attention that visual tokens receive from queries [H, r, d], given all keys [H, p, d], and its FLOPs."""
+    rows = [(part @ k.transpose(1, 2)).softmax(-1).sum(1) for part in (q * q.shape[-1] ** -0.5).split(BLOCK, dim=1)]
+    received: Tensor = torch.stack(rows).sum(0)[:, cls:].unflatten(1, (-1, unit)).mean(2)
+    reduced = {"none": received, "mean": received.mean(0), "sum": received.sum(0), "max": received.amax(0)}
+    return reduced[head], 2 * q.numel() * k.shape[1]
+
+
+def _keys(k: Tensor, cls: int, unit: int) -> Tensor:
+    """[H, n, d] from the keys [H, p, d] of all tower tokens."""
+    keys: Tensor = k[:, cls:].unflatten(1, (-1, unit)).mean(2)
+    return keys
+
+
+def hidden_signal(signal: TowerHidden, hidden: Tensor, cls: int, unit: int) -> Tensor:
+    """[n, Dt] from the output [C, cls + P, Dt] of a tower layer on C crops."""
+    tokens: Tensor = hidden[:, cls:].unflatten(1, (-1, unit)).float().mean(2)
+    if signal.rows == "cls":
+        if not cls:
+            raise ValueError(f"this tower has no class token, so it cannot record {signal}")
+        tokens = hidden[:, :1].float().expand_as(tokens)
+    return tokens.flatten(0, 1)
+
+
+def joint_signal(
     signal: Signal, block: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], unit: int
 ) -> tuple[Tensor, int]:
-    """A signal of one tower block, from the hidden states [P, Dt] entering it, and its FLOPs.
-
-    Values of the `unit` tower tokens behind a visual token are averaged (VisionZip's and HoloV's recipe for Qwen).
-    """
+    """A signal of a block with `norm1` and a joint `attn.qkv`, from the states [P, Dt] entering it, and its FLOPs."""
     p, width = hidden.shape
     heads = block.attn.num_heads
     q, k, _ = block.attn.qkv(block.norm1(hidden)).reshape(p, 3, heads, -1).permute(1, 2, 0, 3).float().unbind(0)
     cost = 2 * p * width * 3 * width
     if isinstance(signal, TowerKeys):
-        return rotate(k, rope).reshape(heads, p // unit, unit, -1).mean(2), cost
+        return _keys(rotate(k, rope), 0, unit), cost
     if not isinstance(signal, TowerAttention) or signal.rows == "cls":
         raise ValueError(f"this tower has no class token, so it cannot record {signal}")
-    q, k = rotate(q, rope) * q.shape[-1] ** -0.5, rotate(k, rope)
-    total = sum((q[:, i : i + BLOCK] @ k.transpose(1, 2)).softmax(-1).sum(1) for i in range(0, p, BLOCK))
-    assert isinstance(total, Tensor)
-    received = total.reshape(heads, p // unit, unit).mean(2)
-    reduced = {"none": received, "mean": received.mean(0), "sum": received.sum(0), "max": received.amax(0)}
-    return reduced[signal.head], cost + 2 * p * p * width
+    value, product = _attention(signal.head, rotate(q, rope), rotate(k, rope), 0, unit)
+    return value, cost + product
+
+
+def class_signal(
+    signal: TowerAttention | TowerKeys, norm: Any, attention: Any, hidden: Tensor, unit: int
+) -> tuple[Tensor, int]:
+    """The same for a tower with a class token and `q_proj`, `k_proj`: states [C, 1 + P, Dt] of C crops."""
+    values, cost = [], 0
+    for x in norm(hidden):
+        p, width = x.shape
+
+        def heads(name: str, rows: Tensor) -> Tensor:
+            made = getattr(attention, f"{name}_proj")(rows)
+            after = getattr(attention, f"{name}_norm", None)
+            made = after(made) if after is not None else made
+            split: Tensor = made.unflatten(1, (attention.num_heads, -1)).transpose(0, 1).float()
+            return split
+
+        k, product = heads("k", x), 0
+        cost += 2 * p * width * width
+        if isinstance(signal, TowerKeys):
+            value = _keys(k, 1, unit)
+        else:
+            rows = x[:1] if signal.rows == "cls" else x
+            value, product = _attention(signal.head, heads("q", rows), k, 1, unit)
+            product += 2 * len(rows) * width * width
+        values.append(value)
+        cost += product
+    return torch.cat(values, dim=crop_axis(signal)), cost
+
+
+def crop_axis(signal: Signal) -> int:
+    """The axis of a tower signal that counts visual tokens."""
+    return -1 if isinstance(signal, TowerAttention) else -2

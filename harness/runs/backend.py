@@ -46,7 +46,7 @@ class TorchBackend:
         from harness.models import ModelUnavailable, model_info
 
         try:
-            return model_info(model.path, family=model.family, revision=model.revision)
+            return model_info(model.path, family=model.family, revision=model.revision, **model.options)
         except ModelUnavailable as error:
             raise InputError(str(error)) from None
 
@@ -80,7 +80,7 @@ class TorchBackend:
         try:
             loaded = load_model(
                 model.path, family=model.family, revision=model.revision, dtype=model.dtype, device=device,
-                min_pixels=model.min_pixels, max_pixels=model.max_pixels, weights=model.weights,
+                weights=model.weights, **model.options,
             )  # fmt: skip
         except ModelUnavailable as error:
             raise InputError(str(error)) from None

@@ -171,7 +171,7 @@ def _identity(
     config: RunConfig, pruner: Pruner, benchmark: Benchmark, decoding: Decoding, files: dict[str, str]
 ) -> dict[str, Any]:
     model, protocol = config.model, config.protocol
-    wanted = ("path", "revision", "family", "dtype", "weights", "min_pixels", "max_pixels")
+    wanted = ("path", "revision", "family", "dtype", "weights", *model.options)
     identity = {
         "model": {name: getattr(model, name) for name in wanted} | files,
         "pruner": {"method": method_path(pruner), **parameters(pruner)},

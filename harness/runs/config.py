@@ -12,7 +12,11 @@ from harness.runs.typed import build
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A model: `path` is "builtin:...", a local folder or a hub id; pixel limits of None are the processor's own."""
+    """A model: `path` is "builtin:...", a local folder or a hub id.
+
+    What only some families know is None for the others, and for the adapter's own default: pixel limits (Qwen3-VL),
+    tiles per picture and the thinking prompt (InternVL), geometry and system sentence (LLaVA).
+    """
 
     name: str
     path: str
@@ -21,8 +25,18 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     min_pixels: int | None = None
     max_pixels: int | None = None
+    max_tiles: int | None = None
+    system_prompt: Literal["r1"] | None = None
+    image: Literal["pad", "crop"] | None = None
+    system: Literal["vicuna", "none"] | None = None
     thinking: bool = False
     weights: Literal["trained", "random"] = "trained"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the model's family is asked for; None is its default."""
+        names = ("min_pixels", "max_pixels", "max_tiles", "system_prompt", "image", "system")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

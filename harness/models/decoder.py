@@ -1,0 +1,86 @@
+"""What the stock decoder-only language models share: layers, embeddings, RoPE tables, queries and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.models.base import Model
+from harness.models.pictures import open_picture
+from harness.models.tower import rotate
+
+if TYPE_CHECKING:
+    from harness.engine.trace import Request
+
+
+class Decoder(Model):
+    """A stock `...ForConditionalGeneration` whose language model is of the Llama or Qwen kind.
+
+    The loop over its layers is ours, so that tokens can leave between any two of them; rotary tables are computed here,
+    because their helpers differ between transformers versions.
+    """
+
+    def __init__(self, net: Any, tokenizer: Any, image_processor: Any) -> None:
+        self.net, self.tokenizer, self.image_processor = net.eval(), tokenizer, image_processor
+        self.text, self.config, self.lm_head = net.model.language_model, net.config, net.lm_head
+        self.device, self.dtype = net.lm_head.weight.device, net.lm_head.weight.dtype
+        eos = net.generation_config.eos_token_id
+        self.stop_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        return list(self.text.layers)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        rows: Tensor = self.text.embed_tokens(ids.to(self.device))
+        return rows
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        rotary = self.text.rotary_emb
+        angle = self.turn(positions[..., None].float() * rotary.inv_freq.float().to(positions.device))
+        full, scale = torch.cat([angle, angle], dim=-1), rotary.attention_scaling
+        return (full.cos() * scale).to(self.dtype), (full.sin() * scale).to(self.dtype)
+
+    def turn(self, angle: Tensor) -> Tensor:
+        """The angle [..., d / 2] of every frequency, from those on the axes [A, ..., d / 2]."""
+        return angle[0]
+
+    def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
+        out: Tensor = self.text.layers[k](hidden, position_embeddings=rope, attention_mask=None, vtp=attention)
+        return out
+
+    def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        attention, x = self.text.layers[k].self_attn, self.text.layers[k].input_layernorm(hidden)
+        rope, made = self.rope(positions), []
+        for name in ("q", "k"):
+            heads = getattr(attention, f"{name}_proj")(x).view(len(x), -1, attention.head_dim)
+            norm = getattr(attention, f"{name}_norm", None)  # Llama and Qwen2 have none
+            made.append(rotate((norm(heads) if norm is not None else heads).transpose(0, 1), rope))
+        return made[0], made[1]
+
+    def norm(self, hidden: Tensor) -> Tensor:
+        normed: Tensor = self.text.norm(hidden)
+        return normed
+
+    def head(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()
+
+
+def conversation(request: Request, system: str | None) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Messages for a chat template, and the pictures in their order. Raises BadSample for unreadable pictures."""
+    parts: list[dict[str, Any]] = []
+    images = []
+    for part in request.content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+        else:
+            parts.append({"type": "image"})
+            images.append(open_picture(part))
+    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    return messages, images

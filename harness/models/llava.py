@@ -1,0 +1,102 @@
+"""LLaVA-1.5: CLIP tower, one visual token per patch of one square crop, Llama language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from harness.accounting.dims import Dims
+from harness.models.base import ModelUnavailable, PictureInput
+from harness.models.crops import CropModel
+from harness.models.decoder import conversation
+from harness.models.sizes import crop_dims, crop_info
+from pruners.base import ModelInfo
+from pruners.layout import Crop
+
+if TYPE_CHECKING:
+    from harness.engine.trace import Request
+
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+"""System sentence of LLaVA's own conversations; the template published with the converted checkpoints leaves it out."""
+
+
+class Llava(CropModel):
+    """Adapter over the stock `LlavaForConditionalGeneration`.
+
+    The defaults are LLaVA's own protocol: the whole picture, padded to a square, under vicuna's system sentence. What
+    the converted checkpoints do by themselves is image="crop", system="none".
+    """
+
+    def __init__(
+        self, net: Any, tokenizer: Any, image_processor: Any, name: str,
+        image: str | None = None, system: str | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            image: "pad" to a square in the mean colour, or "crop" the middle of the picture.
+            system: "vicuna" for LLaVA's prompt, or "none" for the tokenizer's chat template.
+        """
+        super().__init__(net, tokenizer, image_processor)
+        if image not in (None, "pad", "crop") or system not in (None, "vicuna", "none"):
+            raise ModelUnavailable(f"image= is pad or crop, system= is vicuna or none, got {image} and {system}")
+        self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
+        self.pad, self.vicuna = image != "crop", system != "none"
+        self.side: int = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        if image_processor is not None:
+            image_processor.do_pad = self.pad
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.tower.encoder.layers)
+
+    def render(self, request: Request) -> tuple[str, list[Any]]:
+        messages, images = conversation(request, request.system)
+        if not self.vicuna:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return text, images
+        placeholder = self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
+        asked = "".join(part.get("text", f"{placeholder}\n") for part in messages[-1]["content"])
+        system = VICUNA if request.system is None else request.system
+        return f"{system} USER: {asked} ASSISTANT:".lstrip(), images
+
+    def look(self, image: Any) -> tuple[PictureInput, list[Crop]]:
+        pixels = self.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        return PictureInput.of(pixels, (1, 1)), [self.crop(image.height, image.width)]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """The square that the tower sees, in fractions of the picture: padding lies outside 0..1."""
+        square = max(height, width) if self.pad else min(height, width)
+        top, left = -((square - height) // 2) / height, -((square - width) // 2) / width
+        return Crop(self.side, self.side, (top, left, top + square / height, left + square / width))
+
+    def enter(self, pixels: Tensor) -> Tensor:
+        hidden: Tensor = self.tower.pre_layrnorm(self.tower.embeddings(pixels))
+        return hidden
+
+    def run(self, block: Any, hidden: Tensor) -> Tensor:
+        out: Tensor = block(hidden, attention_mask=None)
+        return out
+
+    def inside(self, block: Any) -> tuple[Any, Any]:
+        return block.layer_norm1, block.self_attn
+
+    def project(self, units: Tensor) -> Tensor:
+        tokens: Tensor = self.projector(units)
+        return tokens
+
+
+def info(config: Any, name: str) -> ModelInfo:
+    """What methods may know, from the config alone."""
+    if config.vision_config.model_type != "clip_vision_model":
+        raise ModelUnavailable(f"LLaVA with a {config.vision_config.model_type} tower is not supported, only with CLIP")
+    return crop_info(config, name, unit=1)
+
+
+def dims(config: Any, value_bytes: int) -> Dims:
+    """Sizes for the accountant, from the config alone."""
+    return crop_dims(config, value_bytes, config.vision_config.patch_size**2, unit=1)
