@@ -15,7 +15,7 @@ from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
 
 __all__ = [
-    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "Pruner",
-    "PrunerError", "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisionPulse", "VisionZip",
+    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool",
+    "Pruner", "PrunerError", "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisionPulse", "VisionZip",
     "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from pruners import DSTP, Blind, FastV, NoPruning, Oracle, Pipeline, Pool, Pruner, Random, Stride, VisionPulse
+from pruners import (
+    DSTP,
+    Blind,
+    DivPrune,
+    FastV,
+    NoPruning,
+    Oracle,
+    Pipeline,
+    Pool,
+    Pruner,
+    Random,
+    Stride,
+    VisionPulse,
+    VisionZip,
+)
 
 METHODS: dict[str, Pruner] = {
     "none": NoPruning(),

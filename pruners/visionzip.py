@@ -1,0 +1,206 @@
+"""VisionZip: keep the tokens that the vision tower attends to, and merge the rest into a few contextual ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pruners.base import ModelInfo, Pruner, PrunerError, View
+from pruners.budget import BeforeLLM
+from pruners.layout import Scope
+from pruners.selection import Selection, Weights
+from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys
+
+BLOCK = 32
+"""Contextual tokens per block of similarities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionZip(BeforeLLM):
+    """VisionZip: Longer is Better but Not Necessary in Vision Language Models (arXiv 2412.04467), training-free.
+
+    Dominant tokens are those with the highest attention in the tower layer whose output is projected. Of the R others,
+    every max(1, R // contextual)-th in raster order becomes a contextual token, until there are enough; each token that
+    is left goes to the contextual one with the most similar key (cosine of head-mean keys), and the mean of those that
+    went there is ADDED to it (official code and golden vectors; the paper's text says "merge").
+
+    On a tower with one class token per crop and no merging (CLIP, LLaVA), as in the official code: scores are the class
+    token's attention, summed over heads; merging happens on the tower's output, before the projector; the class token
+    is itself the first dominant token and goes to the language model, then the dominant patches in raster order, then
+    the contextual tokens. Of k = round(keep * n) tokens, round(k * contextual) are contextual: 54 + 10, 108 + 20 and
+    162 + 30 of 576.
+
+    On a tower that merges (Qwen3-VL, InternVL), as in the port of the official Qwen2.5-VL branch: scores are the
+    attention received, summed over queries, mean over heads, averaged over the merged tower tokens, as are keys;
+    merging happens on the embeddings, a contextual token stays at its own place and keeps its position ids, and the two
+    counts are floor(n * share). Inferred: the class token's attention (mean over heads) if such a tower has one
+    (InternVL), though this class token is not kept; towers without class token and merging are treated alike.
+
+    A crop with no more tokens than its budget is left alone.
+
+    Attributes:
+        contextual: share of the budget that goes to contextual tokens.
+        tower, scores, layer: which form, whose attention, of which tower layer (counted from the end); the default is
+            what the model has.
+    """
+
+    scope: ClassVar[Scope] = "crop"
+    contextual: float = 10 / 64
+    tower: Literal["auto", "clip", "merged"] = "auto"
+    scores: Literal["auto", "cls", "received"] = "auto"
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.contextual < 1:
+            raise PrunerError(f"contextual must lie in [0, 1), got {self.contextual}")
+
+    def resolved(self, model: ModelInfo) -> Pruner:
+        return replace(self._on(model), positions=super().resolved(model).positions)  # type: ignore[attr-defined]
+
+    def _on(self, model: ModelInfo) -> VisionZip:
+        clip = model.has_cls and model.unit == 1
+        return replace(
+            self,
+            tower=("clip" if clip else "merged") if self.tower == "auto" else self.tower,
+            scores=("cls" if model.has_cls else "received") if self.scores == "auto" else self.scores,
+            layer=model.feature_layer if self.layer is None else self.layer,
+        )
+
+    def check(self, model: ModelInfo) -> None:
+        me = self._on(model)
+        if not model.has_cls and (me.tower == "clip" or me.scores == "cls"):
+            raise PrunerError(f"{model.name}'s vision tower has no class token")
+        if model.unit != 1 and me.tower == "clip":
+            raise PrunerError(f"{model.name}'s vision tower merges {model.unit} tokens into one")
+        super().check(model)
+
+    def signals(self, model: ModelInfo) -> Sequence[Signal]:
+        return self._on(model)._signals()
+
+    def _signals(self) -> tuple[Signal, ...]:
+        if self.layer is None or "auto" in (self.tower, self.scores):
+            raise PrunerError("VisionZip acts only after resolved(model)")
+        keys = TowerKeys(self.layer)
+        if self.tower == "clip":
+            return (
+                TowerAttention(self.layer, self._rows, "sum"), keys,
+                TowerHidden(self.layer), TowerHidden(self.layer, rows="cls"),
+            )  # fmt: skip
+        return TowerAttention(self.layer, self._rows, "mean"), keys
+
+    @property
+    def _rows(self) -> Literal["cls", "received"]:
+        return "cls" if self.scores == "cls" else "received"
+
+    def counts(self, n: int) -> tuple[int, int]:
+        """Dominant tokens, the class token included if it is kept, and contextual tokens of n."""
+        if self.tower == "merged" and self.keep is not None:
+            share = self.keep * n + 1e-9  # a product such as 0.1 * 30 must not fall below its integer
+            return max(1, int(share * (1 - self.contextual))), int(share * self.contextual)
+        k = self.count(n)
+        contextual = min(k - 1, round(k * self.contextual))
+        return k - contextual, contextual
+
+    def at_embed(self, view: View) -> Selection | None:
+        if self.count(len(view)) >= len(view):
+            return None
+        signals = [view[signal] for signal in self._signals()]
+        dominant, contextual = self.counts(len(view))
+        scores, keys = signals[0], signals[1].float().mean(0)
+        if self.tower == "clip":
+            made = merged(scores, keys, dominant - 1, contextual).behind(1)
+            rows = made.weights.apply(signals[2], len(made.source))
+            rows = torch.cat([signals[3][:1].to(rows), rows[1:]])
+            return Selection(made.source, made.weights, self.positions, size=made.sizes(), features=view.project(rows))
+        made = merged(scores, keys, dominant, contextual).in_raster_order()
+        return Selection(made.source, made.weights, self.positions)
+
+
+class Merged(NamedTuple):
+    """New tokens, dominant before contextual: `source` [K] old tokens that they continue, `weights` [K, n]."""
+
+    source: Tensor
+    weights: Weights
+
+    def behind(self, made: int) -> Merged:
+        """The same tokens behind `made` rows that continue no token."""
+        source, (rows, cols, values) = self.source, (self.weights.rows, self.weights.cols, self.weights.values)
+        return Merged(torch.cat([source.new_full((made,), -1), source]), Weights(rows + made, cols, values))
+
+    def in_raster_order(self) -> Merged:
+        """The same tokens, each at the place of its source."""
+        order = self.source.argsort()
+        return Merged(
+            self.source[order], Weights(order.argsort()[self.weights.rows], self.weights.cols, self.weights.values)
+        )
+
+    def sizes(self) -> Tensor:
+        """[K] old tokens in every row, at least 1."""
+        counts = self.weights.values.new_zeros(len(self.source))
+        return counts.index_add(0, self.weights.rows, torch.ones_like(self.weights.values)).clamp(min=1)
+
+
+def merged(scores: Tensor, keys: Tensor, dominant: int, contextual: int) -> Merged:
+    """VisionZip's rule on scores [n] and keys [n, d], with dominant + contextual <= n; all shapes known beforehand."""
+    n, device = len(scores), scores.device
+    order = scores.float().argsort(descending=True, stable=True)
+    top, rest = order[:dominant].sort().values, order[dominant:].sort().values
+    if not contextual:
+        return Merged(top, Weights(torch.arange(dominant, device=device), top, torch.ones(dominant, device=device)))
+    place, step = torch.arange(len(rest), device=device), max(1, len(rest) // contextual)
+    is_target = (place % step == 0) & (place < step * contextual)
+    others, target = rest[is_target.int().argsort(stable=True)].split([n - dominant - contextual, contextual])
+    nearest = similarities(keys[others], keys[target]).argmax(1)
+    ones = torch.ones(n, device=device)
+    share = 1 / torch.zeros(contextual, device=device).index_add(0, nearest, ones[: len(others)])
+    kept = torch.arange(dominant + contextual, device=device)
+    return Merged(
+        torch.cat([top, target]),
+        Weights(
+            torch.cat([kept, dominant + nearest]),
+            torch.cat([top, target, others]),
+            torch.cat([ones[: len(kept)], share[nearest]]),
+        ),
+    )
+
+
+def similarities(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines [m, k] of a [m, d] and b [k, d], float32."""
+    a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (a, b))
+    return torch.cat([(a[:, None] * block).sum(-1) for block in b.split(BLOCK)], dim=1)
+
+
+def reassemble(tokens: Tensor, kept: Tensor, grid_width: int, grid_height: int, side: int = 24) -> Tensor:
+    """LLaVA-NeXT's sequence [crops * k, D] from the tokens of its crops.
+
+    First all tokens of the overview crop, if there is one; then the dominant patches of the grid of crops in raster
+    order over the whole picture, without newlines; then the class tokens, then the contextual tokens, crop by crop.
+
+    Args:
+        tokens: [crops, k, D], in each crop: class token, dominant patches in raster order, contextual tokens.
+        kept: [crops, dominant] dominant tokens in any order, 0 for the class token and 1 + i for patch i.
+        grid_width, grid_height: crops across and down; one crop more than these is the overview, which comes first.
+        side: patches across and down a crop.
+    """
+    cells, dominant = grid_width * grid_height, kept.shape[1]
+    overviews = len(tokens) - cells
+    if overviews not in (0, 1):
+        raise ValueError(f"{len(tokens)} crops do not fill a grid of {grid_height} x {grid_width}")
+    grid, patch = tokens[overviews:], kept[overviews:].sort(dim=1).values[:, 1:] - 1
+    crop = torch.arange(cells, device=tokens.device)[:, None]
+    row = crop // grid_width * side + patch // side
+    column = crop % grid_width * side + patch % side
+    raster = (row * (grid_width * side) + column).flatten().argsort()
+    return torch.cat(
+        [
+            tokens[:overviews].flatten(0, 1),
+            grid[:, 1:dominant].flatten(0, 1)[raster],
+            grid[:, 0],
+            grid[:, dominant:].flatten(0, 1),
+        ]
+    )
