@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,12 +29,13 @@ VISION = {
 }  # fmt: skip
 
 
-def build(tied: bool) -> Qwen3VLForConditionalGeneration:
+def build(tied: bool, depth: int = DEPTH) -> Qwen3VLForConditionalGeneration:
     """Random weights large enough that every part changes the logits (fresh norms and biases would hide mistakes)."""
     torch.manual_seed(0)
     config = Qwen3VLConfig(
         image_token_id=IMAGE, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
-        text_config={**TEXT, "tie_word_embeddings": tied}, vision_config={**VISION}, tie_word_embeddings=tied,
+        text_config={**TEXT, "num_hidden_layers": depth, "tie_word_embeddings": tied}, vision_config={**VISION},
+        tie_word_embeddings=tied,
     )  # fmt: skip
     model = Qwen3VLForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -167,3 +170,12 @@ def test_double_precision_agrees() -> None:
     )
     assert single.kept == double.kept and double.logits.dtype == torch.float64
     torch.testing.assert_close(single.logits.double(), double.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_references_are_independent() -> None:
+    """They may not borrow from what they judge."""
+    for path in Path(__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not [name for name in names if name.split(".")[0] in ("harness", "pruners")], path.name
