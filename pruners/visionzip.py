@@ -116,7 +116,13 @@ class VisionZip(BeforeLLM):
             made = merged(scores, keys, dominant - 1, contextual).behind(1)
             rows = made.weights.apply(signals[2], len(made.source))
             rows = torch.cat([signals[3][:1].to(rows), rows[1:]])
-            return Selection(made.source, made.weights, self.positions, size=made.sizes(), features=view.project(rows))
+            return Selection(
+                made.source,
+                made.weights,
+                self.positions,
+                size=made.sizes(),
+                features=view.project(rows.to(view.hidden.dtype)),
+            )
         made = merged(scores, keys, dominant, contextual).in_raster_order()
         return Selection(made.source, made.weights, self.positions)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.engine.attention import NAME
 from harness.engine.cache import SlotCache
@@ -16,7 +15,8 @@ from harness.engine.decode import Decode
 from harness.engine.parts import ignore
 from harness.golden.compare import Damaged, Golden, arrays
 from harness.golden.scene import Bare, prefill
-from harness.models.tower import rotate
+from harness.models.decoder import Decoder
+from harness.models.sizes import text_dims
 from pruners.base import ModelInfo, Pruner
 from pruners.fastv import FastV
 from pruners.none import NoPruning
@@ -54,46 +54,23 @@ def llama(weights: dict[str, Tensor], heads: int = 4) -> Any:
     return net.eval()
 
 
-class Llama(Bare):
+class Llama(Decoder, Bare):
     """The model of the end-to-end files. Tokens from the vocabulary's size on are the prompt's rows, in order.
 
     Its head changes nothing, so that its "logits" are the normed hidden states.
     """
 
+    embed = Bare.embed
+    head = Bare.head
+
     def __init__(self, net: Any, prompt: Tensor) -> None:
         config = net.config
-        head_dim = config.hidden_size // config.num_attention_heads
-        super().__init__(
+        Bare.__init__(
+            self,
             ModelInfo(name="Llama", depth=config.num_hidden_layers, tower_depth=24, has_cls=True, feature_layer=-2),
-            torch.cat([net.embed_tokens.weight.detach(), prompt]),
-            heads=config.num_attention_heads, kv_heads=config.num_key_value_heads, head_dim=head_dim,
-            mlp=config.intermediate_size,
+            torch.cat([net.embed_tokens.weight.detach(), prompt]), **text_dims(config),
         )  # fmt: skip
-        self.net: Any = net
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        return list(self.net.layers)
-
-    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        angle = positions[0, ..., None].float() * self.net.rotary_emb.inv_freq.float()
-        full = torch.cat([angle, angle], dim=-1)
-        return full.cos(), full.sin()
-
-    def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
-        out: Tensor = self.net.layers[k](hidden, position_embeddings=rope, attention_mask=None, vtp=attention)
-        return out
-
-    def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        layer, rope = self.net.layers[k], self.rope(positions)
-        x, heads = layer.input_layernorm(hidden), (len(hidden), self.dims.heads, self.dims.head_dim)
-        attention = layer.self_attn
-        q, k_ = (proj(x).view(heads).transpose(0, 1) for proj in (attention.q_proj, attention.k_proj))
-        return rotate(q, rope), rotate(k_, rope)
-
-    def norm(self, hidden: Tensor) -> Tensor:
-        normed: Tensor = self.net.norm(hidden)
-        return normed
+        self.net = self.text = net
 
 
 def beside(path: Path) -> dict[str, Tensor]:
