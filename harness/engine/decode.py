@@ -60,8 +60,8 @@ class Decode:
     @torch.inference_mode()
     def admit(self, slot: int, done: Prefilled, first: State) -> None:
         """Reset a slot's step state for a new sample, whose entries are in the cache already."""
-        self.generated[slot] = 0
-        if self.stepper is None:
+        self.generated[slot], self.monitor[slot] = 0, 0
+        if self.stepper is None or self.kept.is_meta:
             return
         if self.upcoming is not None:  # decided for the sample that has left
             self._show(self.upcoming)
@@ -70,7 +70,7 @@ class Decode:
         pad = torch.nn.functional.pad
         self.visible, self.kept = pad(self.visible, (0, more)), pad(self.kept, (0, more))
         self.dropped = pad(self.dropped, (0, more))
-        self.kept[slot], self.dropped[slot], self.merged[slot], self.monitor[slot] = False, 0, False, 0
+        self.kept[slot], self.dropped[slot], self.merged[slot] = False, 0, False
         segment = done.segment
         self.kept[slot, segment.column if segment.alive is None else segment.column[segment.alive]] = True
         self.visible[slot] = self.kept[slot] if self.recall else True

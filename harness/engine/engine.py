@@ -173,7 +173,7 @@ class _Run:
     def _begin(self, prefilled: Prefilled) -> dict[str, Tensor]:
         """First state of the step method, read from what prefill recorded."""
         stepper = self.decode.stepper
-        if stepper is None:
+        if stepper is None or prefilled.logits.is_meta:
             return {}
         i = self.prefill.stages.index(stepper)
         segment = prefilled.segment

@@ -105,6 +105,8 @@ class Segment:
 
     def hold(self, chosen: list[Choice], layer: int) -> None:
         """Set aside the rows that no selected row continues, as they are about to enter `layer`."""
+        if self.visual.is_meta:  # no values to tell what is gone
+            return
         own = torch.zeros(self.visual_count, dtype=torch.bool, device=self.visual.device)
         for _, group, selection in chosen:
             own[group if selection is None else group[selection.source[selection.source >= 0]]] = True
@@ -123,7 +125,7 @@ class Segment:
         A kept row stays where its source stood. A selection that is not in sequence order is laid out in its own order,
         each row as early as the rows before it admit; a made row follows the row before it.
         """
-        if self.held is not None and not self.visual.is_meta:
+        if self.held is not None:
             self.hold(chosen, layer)
         new = [self._taken(group, selection) for _, group, selection in chosen]
         crops = dict.fromkeys(self.crops, 0)

@@ -135,7 +135,7 @@ class Costly(Pruner):
         return keep_top(view[Attention(2, rows="raters")], 2)
 
     def at_cache(self, view: CacheView) -> CacheEdit:
-        n = len(view.token)
+        n = len(view.column)
         visual = view.keys[:, : n - view.sample.length + len(view.sample.layout)].transpose(0, 1).flatten(1)
         _ = visual @ visual.T
         return CacheEdit(view.index.new_zeros(len(view.keys), n - 1))

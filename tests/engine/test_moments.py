@@ -37,7 +37,7 @@ class Evict(Pruner):
     """Cache moment: drop visual entries of every layer after prefill."""
 
     def at_cache(self, view: CacheView) -> CacheEdit:
-        keep = torch.nonzero((view.token < 0) | (view.token % KEEP == 0)).flatten()
+        keep = torch.nonzero((view.column < 0) | (view.column % KEEP == 0)).flatten()
         return CacheEdit(keep.expand(view.keys.shape[0], -1))
 
 

@@ -37,7 +37,7 @@ def engine_logits(model: Model, request: Request, pruner: Pruner, forced: list[i
     rows = [done.logits]
     for token in forced:
         rows.append(decode.step(torch.full((cache.rows,), token), [0])[0])
-    return torch.stack(rows), done.segment.token.tolist()
+    return torch.stack(rows), done.segment.column.tolist()
 
 
 def compare(model: Model, request: Request, pruner: Pruner) -> None:

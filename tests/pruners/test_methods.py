@@ -49,9 +49,9 @@ def view(rows: int, columns: int, scores: Tensor | None = None, needed: tuple[Bo
         embeds=hidden, question="", needed=needed, generator=lambda seed: Generator().manual_seed(seed),
     )  # fmt: skip
     return View(
-        sample=sample, layer=2, picture=0, token=torch.arange(n), index=torch.arange(n), hidden=hidden,
+        sample=sample, layer=2, picture=0, column=torch.arange(n), index=torch.arange(n), hidden=hidden,
         positions=torch.zeros(3, n), state={}, record=lambda signal, index: scores, qk=lambda k: (hidden, hidden),
-        final_norm=lambda x: x,
+        final_norm=lambda x: x, project=lambda x: x,
     )  # fmt: skip
 
 
