@@ -41,9 +41,17 @@ def brute_force(rows: list[list[float]], k: int) -> list[int]:
 def test_equals_brute_force(n: int, width: int, seed: int, data: st.DataObject) -> None:
     x, k = features(n, width, seed), data.draw(st.integers(1, n))
     picks = order(x, k).tolist()
-    if n > 2:  # of two tokens, each is as far from the other
-        assert picks == brute_force(x.tolist(), k)
+    assert picks == brute_force(x.tolist(), k)
     assert len(set(picks)) == k
+
+
+def test_mutual_neighbours_tie() -> None:
+    """The two loneliest tokens are each other's nearest: equally far, whatever rounding says of the two products."""
+    for seed in range(100):
+        crowd, one, other = torch.linalg.qr(features(33, 3, seed)).Q.T
+        x = crowd + 1e-3 * features(40, 33, seed)
+        x[17], x[30] = one, one + other  # 0.29 from each other, 1 from the crowd
+        assert order(x, 1).tolist() == [17]
 
 
 def test_ties_go_to_the_lower_index() -> None:
