@@ -12,6 +12,8 @@ from PIL import Image
 from harness.benchmarks import glyphs
 from harness.engine import Request
 from harness.models import Model, load_model
+from harness.models.base import PictureInput, Prompt
+from tests.tiny import BY_FAMILY, CONFIGS, IMAGE, Prompted, pixels
 
 SIZES = [(128, 128), (160, 96), (64, 128), (32, 32)]
 
@@ -22,9 +24,34 @@ def tiny(weights: str) -> Model:
     return load_model("builtin:qwen3_vl", family="qwen3_vl", weights=weights)
 
 
-@pytest.fixture(params=["trained", "random"])
+class Drawn(Prompted):
+    """Random weights of a family; tokens and pixels of a prompt are drawn from what the request holds."""
+
+    def prepare(self, request: Request) -> Prompt:
+        rng = random.Random(f"{request.id} {request.content[-1]}")
+        torch.manual_seed(rng.getrandbits(32))
+        self.ids, pictures = [rng.randrange(20, 120) for _ in range(3)], []
+        for part in request.content:
+            if isinstance(part, str):
+                self.ids += [rng.randrange(20, 120) for _ in range(min(12, len(part) // 3 + 1))]
+            else:
+                self.ids += [IMAGE, 11]
+                grid = rng.choice([(1, 1), (1, 2), (2, 2), (3, 1)])
+                pictures.append(PictureInput.of(pixels(self, grid, "cpu"), grid))
+        self.pictures = tuple(pictures)
+        return super().prepare(request)
+
+
+@cache
+def drawn(family: str) -> Model:
+    """A random model of another family than the shipped one, with noise so that its replies vary."""
+    return Drawn(CONFIGS[BY_FAMILY[family]], "cpu", [], noise=0.15)
+
+
+@pytest.fixture(params=["trained", "random", "internvl", "llava"])
 def model(request: pytest.FixtureRequest) -> Model:
-    return tiny(request.param)
+    """The families: Qwen3-VL as shipped, trained and with random weights, and random InternVL and LLaVA."""
+    return tiny(request.param) if request.param in ("trained", "random") else drawn(request.param)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ class _Run:
         for slot, prefilled in zip(free, done, strict=False):
             request, decoding = prefilled.request, self.decoding
             self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens)
-            self.decode.admit(slot, prefilled, self._begin(prefilled))
+            self.decode.admit(slot, prefilled, self.prefill.begin(prefilled))
             reply = Reply(prefill_seconds=seconds * len(prefilled.prompt.ids) / tokens)
             draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
             self.slots[slot] = Slot(prefilled, draw, reply)
@@ -169,18 +169,6 @@ class _Run:
             admitted = free[: len(done)]
             logits[admitted] = torch.stack([p.logits for p in done])
             self._choose(logits, admitted)
-
-    def _begin(self, prefilled: Prefilled) -> dict[str, Tensor]:
-        """First state of the step method, read from what prefill recorded."""
-        stepper = self.decode.stepper
-        if stepper is None or prefilled.logits.is_meta:
-            return {}
-        i = self.prefill.stages.index(stepper)
-        segment = prefilled.segment
-        group = torch.arange(segment.visual_count, device=self.model.device)
-        group = group if segment.alive is None else group[segment.alive]
-        layer = stepper.step_layer(self.model.info.depth)
-        return stepper.begin(self.prefill.view(i, segment, prefilled.records, layer, list(segment.crops), group))
 
     def _choose(self, logits: Tensor, live: list[int]) -> None:
         """Choose the next token of the live slots and write it down."""

@@ -17,7 +17,7 @@ from harness.engine.segment import TEXT, Choice, Crops, Segment
 from harness.engine.signals import Record, record_layer, token_axis
 from harness.engine.trace import Request
 from harness.models.base import Features, Model, Prompt
-from pruners.base import CacheEdit, CacheView, Pruner, View
+from pruners.base import CacheEdit, CacheView, Pruner, State, View
 from pruners.selection import Selection
 from pruners.signals import Signal
 
@@ -86,6 +86,18 @@ class Prefill:
                 batch, self.segments, self.caches, logits, self.records, strict=True
             )
         ]
+
+    @torch.inference_mode()
+    def begin(self, done: Prefilled) -> State:
+        """First state of the step method, read from what this prefill recorded of a sample."""
+        i = next((i for i, stage in enumerate(self.stages) if "step" in stage.moments()), None)
+        segment = done.segment
+        if i is None or segment.hidden.is_meta:
+            return {}
+        group = torch.arange(segment.visual_count, device=self.model.device)
+        group = group if segment.alive is None else group[segment.alive]
+        layer = self.stages[i].step_layer(self.model.info.depth)
+        return self.stages[i].begin(self.view(i, segment, done.records, layer, list(segment.crops), group))
 
     def _segment(self, request: Request, prompt: Prompt, features: list[Features]) -> tuple[Segment, list[Record]]:
         """The sequence before layer 0, after the embed moments."""

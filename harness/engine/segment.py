@@ -173,7 +173,7 @@ class Segment:
             place=place,
             column=self._columns(group, selection, made, source),
             deepstack=torch.stack([selection.mix(rows[group]) for rows in self.deepstack])
-            if len(self.deepstack) else self.deepstack[:, :0].expand(0, len(source), -1),
+            if len(self.deepstack) else self.deepstack.new_zeros(0, len(source), self.hidden.shape[1]),
         )  # fmt: skip
 
     def _columns(self, group: Tensor, selection: Selection, made: Tensor, source: Tensor) -> Tensor:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import random
 import warnings
-from copy import deepcopy
 
 import pytest
 import torch
-from transformers import Qwen3VLForConditionalGeneration
 
 from harness.engine import Decoding, Engine, Request, Trace
 from harness.models import Model
 from pruners import NoPruning, Pruner
 from tests.conftest import prompts
 from tests.engine.methods import METHODS
+from tests.tiny import stock, stock_inputs
 
 NEW = Decoding(max_new_tokens=64)
 TIE = 1e-4
@@ -25,14 +24,6 @@ def run(model: Model, requests: list[Request], pruner: Pruner, slots: int) -> di
     assert not [t.error for t in traces if t.error]
     assert len(traces) == len(requests)
     return {t.id: t for t in traces}
-
-
-def stock(model: Model) -> Qwen3VLForConditionalGeneration:
-    """An untouched copy under transformers' own attention."""
-    copy = Qwen3VLForConditionalGeneration._from_config(deepcopy(model.net.config), attn_implementation="sdpa").eval()
-    copy.load_state_dict(model.net.state_dict())
-    copy.generation_config.eos_token_id = sorted(model.stop_ids)
-    return copy
 
 
 def top_gap(logits: torch.Tensor) -> float:
@@ -46,16 +37,11 @@ def test_equals_generate(model: Model) -> None:
     ours = run(model, requests, NoPruning(), slots=16)
     for request in requests:
         prompt = model.prepare(request)
-        ids = prompt.ids[None]
-        pictures = {}
-        if prompt.pictures:
-            pictures["pixel_values"] = torch.cat([p.pixels for p in prompt.pictures])
-            pictures["image_grid_thw"] = torch.tensor([[1, *p.grid] for p in prompt.pictures])
         out = reference.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=64,
-            mm_token_type_ids=(ids == model.net.config.image_token_id).int(), pad_token_id=0,
-            return_dict_in_generate=True, output_logits=True, **pictures,
+            **stock_inputs(model, prompt), do_sample=False, max_new_tokens=64, pad_token_id=0,
+            return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
+        ids = prompt.ids[None]
         theirs, mine = out.sequences[0, ids.shape[1] :].tolist(), ours[request.id].token_ids
         if theirs != mine:
             at = next(i for i, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b)
