@@ -47,6 +47,7 @@ def test_equals_brute_force(n: int, width: int, seed: int, data: st.DataObject) 
 
 def test_mutual_neighbours_tie() -> None:
     """The two loneliest tokens are each other's nearest: equally far, whatever rounding says of the two products."""
+    assert order(features(8, 7, 1131), 1).tolist() == [2]  # 2 and 4, whose two products differ on some processors
     for seed in range(100):
         crowd, one, other = torch.linalg.qr(features(33, 3, seed)).Q.T
         x = crowd + 1e-3 * features(40, 33, seed)
