@@ -12,6 +12,7 @@ from torch import nn
 from transformers import InternVLConfig, LlavaConfig, PreTrainedConfig, Qwen3VLConfig
 
 from harness.engine import Request
+from harness.engine.attention import NAME
 from harness.models import Model
 from harness.models.base import PictureInput, Prompt
 from harness.models.internvl import InternVL
@@ -150,7 +151,7 @@ class Prompted(Model):
             net = getattr(transformers, FAMILIES[config.model_type].net)(deepcopy(config))
         if noise:
             shake(net, noise)
-        net.model.language_model.set_attn_implementation("vtpbench")
+        net.model.language_model.set_attn_implementation(NAME)
         getattr(net.model, FAMILIES[config.model_type].tower).set_attn_implementation("sdpa")
         super().__init__(net, Words(), None, "random")
         self.ids = [10] * 3

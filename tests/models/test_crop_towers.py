@@ -1,0 +1,210 @@
+"""Towers with a class token, crop by crop: equal to the stock models, to brute-force signals and to torch's counter."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.accounting.flops import vision_flops
+from harness.engine import Decoding, Engine, Request
+from harness.models.base import Features
+from pruners import NoPruning, Selection, Weights
+from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys
+from tests.tiny import CONFIGS, INTERNVL3_5_8B, LLAVA_1_5_7B, Grid, Prompted, stock, stock_inputs
+
+NAMES = ["internvl", "internvl_norms", "llava"]
+GRIDS: list[list[Grid]] = [[], [(1, 1)], [(2, 3), (1, 1)], [(1, 2), (3, 1), (2, 2)]]
+NOISE = 0.2
+LISTED = (
+    TowerAttention(-1), TowerAttention(-1, head="none"), TowerAttention(-2, rows="received"),
+    TowerAttention(-1, rows="received", head="max"), TowerKeys(-1), TowerKeys(0), TowerHidden(-2),
+    TowerHidden(0, rows="cls"),
+)  # fmt: skip
+
+
+@cache
+def prompted(name: str, grids: tuple[Grid, ...]) -> Any:
+    return Prompted(CONFIGS[name], "cpu", grids, noise=NOISE)
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
+@torch.inference_mode()
+def test_features_equal_stock(name: str, grid: Grid) -> None:
+    model = prompted(name, (grid,))
+    (picture,), reference = model.pictures, stock(model)
+    want = reference.model.get_image_features(
+        pixel_values=picture.pixels, vision_feature_layer=model.info.feature_layer,
+        vision_feature_select_strategy="default", return_dict=True,
+    ).pooler_output  # fmt: skip
+    out = model.encode(picture)
+    close(out.tokens, torch.cat(list(want)))
+    layers, tokens = model.dims.tower_depth + 1, picture.pixels.shape[-1] ** 2 // 16 + 1
+    assert out.tower_tokens == [[tokens] * layers] * len(picture.pixels)
+    assert out.deepstack.shape == (0, *out.tokens.shape) and out.token is None and not out.costs
+
+
+@pytest.mark.parametrize("grids", GRIDS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_generate(name: str, grids: list[Grid]) -> None:
+    """Greedy, 16 tokens, up to three pictures of several crops."""
+    model = prompted(name, tuple(grids))
+    prompt, reference = model.prepare(None), stock(model)
+    want = reference.generate(**stock_inputs(model, prompt), do_sample=False, max_new_tokens=16, pad_token_id=0)
+    (trace,) = Engine(model).run([Request("r", ())], NoPruning(), Decoding(max_new_tokens=16))
+    assert trace.error is None and trace.visual_tokens == len(prompt.visual)
+    assert trace.token_ids == want[0, len(prompt.ids) :].tolist()
+    assert len(set(trace.token_ids)) > 3
+
+
+def raster(model: Any, tokens: Tensor) -> Tensor:
+    """Tower tokens [P, ...] in raster order -> [n, unit, ...] by visual token, found by slicing the picture."""
+    side, m = round(len(tokens) ** 0.5), round(model.info.unit**0.5)
+    square = tokens.reshape(side, side, *tokens.shape[1:])
+    rows = [square[r : r + m, c : c + m].flatten(0, 1) for r in range(0, side, m) for c in range(0, side, m)]
+    return torch.stack(rows)
+
+
+class Brute:
+    """The stock tower with every intermediate kept and full attention matrices, for one crop."""
+
+    def __init__(self, model: Any, pixels: Tensor) -> None:
+        self.model, tower, self.layers = model, model.net.model.vision_tower, []
+        hidden = tower.embeddings(pixels)
+        clip = hasattr(tower, "pre_layrnorm")
+        hidden = tower.pre_layrnorm(hidden) if clip else hidden
+        for block in tower.encoder.layers if clip else tower.encoder.layer:
+            inner = block.layer_norm1(hidden) if clip else block.layernorm_before(hidden)
+            attention = block.self_attn if clip else block.attention
+            q, k = attention.q_proj(inner)[0], attention.k_proj(inner)[0]
+            if not clip:
+                q, k = attention.q_norm(q), attention.k_norm(k)
+            q, k = (x.reshape(len(x), attention.num_heads, -1).transpose(0, 1) for x in (q, k))
+            weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+            hidden = block(hidden, None) if clip else block(hidden)
+            self.layers.append((weights, k, hidden[0]))
+
+    def __getitem__(self, signal: Signal) -> Tensor:
+        weights, keys, hidden = self.layers[signal.layer]  # type: ignore[union-attr]
+        if isinstance(signal, TowerAttention):
+            row = (weights[:, 0] if signal.rows == "cls" else weights.sum(1))[:, 1:]
+            merged = raster(self.model, row.T).mean(1).T
+            return {"none": merged, "mean": merged.mean(0), "sum": merged.sum(0), "max": merged.amax(0)}[signal.head]
+        if isinstance(signal, TowerKeys):
+            return raster(self.model, keys[:, 1:].transpose(0, 1)).mean(1).transpose(0, 1)
+        assert isinstance(signal, TowerHidden)
+        merged = raster(self.model, hidden[1:]).mean(1)
+        return hidden[:1].expand(len(merged), -1) if signal.rows == "cls" else merged
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_signals_equal_brute_force(name: str) -> None:
+    """Every kind, several crops, and in LLaVA the layer behind the last that runs."""
+    model = prompted(name, ((2, 2),))
+    (picture,) = model.pictures
+    heads: tuple[Reduce, ...] = ("none", "mean", "max", "sum")
+    wanted = [*LISTED, *(TowerAttention(1, rows="received", head=head) for head in heads)]
+    out, brutes = model.encode(picture, wanted), [Brute(model, crop) for crop in picture.pixels.split(1)]
+    for signal in wanted:
+        value, token = out.signals[signal]
+        axis = -1 if isinstance(signal, TowerAttention) else -2
+        close(value, torch.cat([brute[signal] for brute in brutes], dim=axis))
+        assert token.tolist() == list(range(len(out.tokens)))
+    with pytest.raises(ValueError, match="cannot be recorded"):
+        model.encode(picture, [TowerKeys(9)])
+    if name == "llava":
+        with pytest.raises(ValueError, match="3 of 4 tower layers run"):
+            model.encode(picture, [TowerHidden(-1)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_leaving_after_the_last_layer(name: str) -> None:
+    """Dropping units there is dropping projected tokens: crop by crop, different numbers, numbered in the picture."""
+    model = prompted(name, ((1, 2),))
+    (picture,) = model.pictures
+    full, seen = model.encode(picture).tokens, []
+    n, last = len(full) // len(picture.pixels), model.dims.tower_depth - 1
+
+    def hook(layer: int, units: Tensor, token: Tensor, so_far: Features) -> Selection | None:
+        seen.append((layer, tuple(units.shape), token.tolist()))
+        crop = len(seen) - 1
+        return None if crop == 1 else Selection(torch.arange(n)[crop::2])
+
+    out = model.encode(picture, LISTED, hook, [last])
+    crops = [list(range(i * n, (i + 1) * n)) for i in range(len(picture.pixels))]
+    width = model.info.unit * model.dims.tower_hidden
+    assert seen == [(last, (n, width), crop) for crop in crops]
+    kept = [t for i, crop in enumerate(crops) for t in (crop if i == 1 else crop[i::2])]
+    assert out.token is not None and out.token.tolist() == kept
+    close(out.tokens, full[kept])
+    assert [counts[-1] for counts in out.tower_tokens] == [
+        1 + model.info.unit * len([t for t in kept if t in crop]) for crop in crops
+    ]
+    everything = model.encode(picture, LISTED)
+    for signal in LISTED:  # recorded before anything left, except behind the hook (LLaVA's last layer)
+        value, token = out.signals[signal]
+        if len(token) == len(full):
+            close(value, everything.signals[signal][0])
+        else:
+            assert name == "llava" and token.tolist() == kept
+    with pytest.raises(ValueError, match="does not run"):
+        model.encode(picture, (), hook, [last + 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_leaving_between_layers(name: str) -> None:
+    """Dropping after layer 0 is masking in every later layer; merging is a linear map of whole units."""
+    model = prompted(name, ((1, 1),))
+    (picture,) = model.pictures
+    n = len(model.encode(picture).tokens)
+    keep = torch.arange(n)[::2]
+    merge = Weights(torch.arange(len(keep)), keep, torch.ones(len(keep)))
+    plain, weighted = (
+        model.encode(picture, (), lambda *_, chosen=chosen: chosen, [0])
+        for chosen in (Selection(keep), Selection(keep, merge))
+    )
+    torch.testing.assert_close(plain.tokens, weighted.tokens)
+    hidden = model.run(model.blocks[0], model.enter(picture.pixels))
+    patches = 1 + (keep[:, None] * model.info.unit + torch.arange(model.info.unit)).flatten()
+    hidden = hidden[:, torch.cat([torch.zeros(1, dtype=torch.long), patches])]
+    for block in model.blocks[1 : model.dims.tower_depth]:
+        hidden = model.run(block, hidden)
+    close(plain.tokens, model.project(hidden[0, 1:].reshape(len(keep), -1)))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "llava_1_5_7b", "internvl3_5_8b"])
+def test_costs_equal_torchs_counter(name: str) -> None:
+    """Tower and projector as the closed form has them, each signal as it is charged; crops of different lengths."""
+    config = {**CONFIGS, "llava_1_5_7b": LLAVA_1_5_7B, "internvl3_5_8b": INTERNVL3_5_8B}[name]
+    model = Prompted(config, "meta", [(2, 2)])
+    (picture,) = model.pictures
+    n = len(model.prepare(None).visual) // len(picture.pixels)
+
+    def hook(layer: int, units: Tensor, token: Tensor, so_far: Features) -> Selection:
+        seen.append(layer)
+        return Selection(torch.arange(n - 1 - (len(seen) < 3), device="meta"))
+
+    for signals, layers in (((), ()), (LISTED, ()), (LISTED, (1,))):
+        seen: list[int] = []
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            out = model.encode(picture, signals, hook if layers else None, layers)
+        ours = sum(vision_flops(model.dims, counts) for counts in out.tower_tokens)
+        assert counter.get_total_flops() == ours + sum(out.costs.values())
+        assert len(out.costs) == sum(not isinstance(s, TowerHidden) for s in signals)
+    if name == "llava_1_5_7b":  # 576 patches and the class token through 23 layers
+        assert model.encode(picture).tower_tokens == [[577] * 24]
+    if name == "internvl3_5_8b":  # four tiles and the thumbnail, 1,024 patches each
+        assert model.encode(picture).tower_tokens == [[1025] * 25] * 5
