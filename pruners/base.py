@@ -31,6 +31,7 @@ class ModelInfo:
         unit: tower tokens that one visual token is merged from (1 for CLIP, 4 for Qwen3-VL and InternVL).
         has_cls: the tower has a class token per crop.
         axes: position ids per token of the language model's RoPE (1, or 3 for M-RoPE).
+        tower_head_dim: channels of one attention head of the tower.
         feature_layer: tower layer whose output is projected, counted from the end (-2 for LLaVA's CLIP).
     """
 
@@ -42,6 +43,7 @@ class ModelInfo:
     has_text_tower: bool = False
     axes: int = 1
     feature_layer: int = -1
+    tower_head_dim: int = 64
 
 
 @dataclass(frozen=True)

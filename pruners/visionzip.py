@@ -9,14 +9,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pruners.base import ModelInfo, Pruner, PrunerError, View
+from pruners.base import ModelInfo, Moment, Pruner, PrunerError, View
 from pruners.budget import BeforeLLM
 from pruners.layout import Scope
 from pruners.selection import Selection, Weights
 from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys
-
-BLOCK = 32
-"""Contextual tokens per block of similarities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +103,14 @@ class VisionZip(BeforeLLM):
         contextual = min(k - 1, round(k * self.contextual))
         return k - contextual, contextual
 
+    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
+        me = self._on(model)
+        if me.count(n) >= n:
+            return 0
+        dominant, contextual = me.counts(n)
+        others = n - dominant - contextual + (me.tower == "clip")  # the class token is none of the n
+        return 2 * others * contextual * model.tower_head_dim
+
     def at_embed(self, view: View) -> Selection | None:
         if self.count(len(view)) >= len(view):
             return None
@@ -178,7 +183,7 @@ def merged(scores: Tensor, keys: Tensor, dominant: int, contextual: int) -> Merg
 def similarities(a: Tensor, b: Tensor) -> Tensor:
     """Cosines [m, k] of a [m, d] and b [k, d], float32."""
     a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (a, b))
-    return torch.cat([(a[:, None] * block).sum(-1) for block in b.split(BLOCK)], dim=1)
+    return a @ b.T
 
 
 def reassemble(tokens: Tensor, kept: Tensor, grid_width: int, grid_height: int, side: int = 24) -> Tensor:

@@ -74,7 +74,7 @@ def prefill(model: Model, pruner: Pruner, ids: Tensor, start: int, n: int, **kno
         ids, torch.arange(len(ids)).expand(model.axes, -1), len(ids), visual, VisualLayout.of_grids([(1, n)]), ()
     )
     tokens = model.embed(ids[visual])
-    features = Features(tokens, tokens.new_zeros(1, *tokens.shape), **known)
+    features = Features(tokens, tokens.new_zeros(0, *tokens.shape), **known)
     pruner.check(model.info)
     (done,) = Prefill(model, pruner.resolved(model.info), ignore).run([(Request("golden", ()), prompt, [features])])
     return done

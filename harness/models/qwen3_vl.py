@@ -183,6 +183,7 @@ def info(config: Any, name: str) -> ModelInfo:
     return ModelInfo(
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.depth,
         unit=config.vision_config.spatial_merge_size**2, axes=3,
+        tower_head_dim=config.vision_config.hidden_size // config.vision_config.num_heads,
     )  # fmt: skip
 
 

@@ -17,11 +17,27 @@ import harness
 from harness.accounting.dims import Dims
 from harness.accounting.flops import head_flops, prefill_flops
 from harness.engine import Decoding, Engine, Request, Trace
-from pruners import Box, FastV, ModelInfo, NoPruning, Pruner, Replay, Sample, Selection, View, Weights, keep_top
+from pruners import (
+    DSTP,
+    Box,
+    DivPrune,
+    FastV,
+    ModelInfo,
+    NoPruning,
+    Pruner,
+    Replay,
+    Sample,
+    Selection,
+    View,
+    VisionPulse,
+    VisionZip,
+    Weights,
+    keep_top,
+)  # fmt: skip
 from pruners.base import CacheEdit, CacheView, Moment, State
 from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys
 from tests.engine.methods import METHODS
-from tests.tiny import CONFIGS, QWEN3_VL_4B, Grid, Prompted
+from tests.tiny import CONFIGS, INTERNVL3_5_8B, LLAVA_1_5_7B, QWEN3_VL_4B, Grid, Prompted
 
 PARTS = ("vision", "prefill", "decode", "overhead")
 SLOTS = 8  # decode rows are a multiple of 8: with as many samples none of them is padding
@@ -84,8 +100,12 @@ def method(request: pytest.FixtureRequest, tmp_path: Path) -> Pruner:
 
 
 @pytest.mark.parametrize(
-    ("config", "grids"), [("shipped", [(4, 6)]), ("shipped", []), ("untied", [(8, 6), (4, 10)])],
-    ids=["one picture", "no picture", "two pictures"],
+    ("config", "grids"),
+    [
+        ("shipped", [(4, 6)]), ("shipped", []), ("untied", [(8, 6), (4, 10)]), ("internvl", [(2, 1), (1, 1)]),
+        ("llava", [(1, 1), (1, 1)]),
+    ],
+    ids=["one picture", "no picture", "two pictures", "internvl", "llava"],
 )  # fmt: skip
 def test_equals_torchs_counter(config: str, grids: list[Grid], method: Pruner) -> None:
     traces, torchs = counted(Prompted(CONFIGS[config], "meta", grids), method, new_tokens=4)
@@ -172,18 +192,26 @@ def test_shared_features_charge_only_who_asked() -> None:
     assert other["overhead"] == 0
 
 
-@pytest.mark.parametrize("script", ["none", "fastv", "replay"])
-def test_equals_torchs_counter_at_full_size(script: str, tmp_path: Path) -> None:
-    """Qwen3-VL-4B, 1,280 visual tokens (32 x 40), 100 of text."""
-    third = {"layer": None, "source": list(range(0, 1280, 3))}
+FULL = {"qwen3_vl_4b": (QWEN3_VL_4B, (64, 80), 1280), "internvl3_5_8b": (INTERNVL3_5_8B, (2, 2), 1280),
+        "llava_1_5_7b": (LLAVA_1_5_7B, (1, 1), 576)}  # fmt: skip
+"""32 x 40 visual tokens; 4 tiles and a thumbnail of 256 each; one crop of 24 x 24."""
+
+
+@pytest.mark.parametrize("script", ["none", "fastv", "divprune", "visionzip", "visionpulse", "fastv+dstp", "replay"])
+@pytest.mark.parametrize("size", FULL)
+def test_equals_torchs_counter_at_full_size(size: str, script: str, tmp_path: Path) -> None:
+    """The published sizes, with 100 tokens of text."""
+    config, grid, n = FULL[size]
+    third = {"layer": None, "source": list(range(0, n, 3))}
     pruner: Pruner = {
-        "none": NoPruning(), "fastv": FastV(layer=2, keep=1 / 3),
+        "none": NoPruning(), "fastv": FastV(layer=2, keep=1 / 3), "divprune": DivPrune(), "visionzip": VisionZip(),
+        "visionpulse": VisionPulse(), "fastv+dstp": DSTP(base=FastV()),
         "replay": Replay(path=kept_file(tmp_path, third, {"layer": 12, "source": list(range(100))})),
     }[script]  # fmt: skip
-    traces, torchs = counted(Prompted(QWEN3_VL_4B, "meta", [(64, 80)], text=100), pruner, new_tokens=3)
-    assert traces[0].visual_tokens == 1280 and traces[0].text_tokens == 100
+    traces, torchs = counted(Prompted(config, "meta", [grid], text=100), pruner, new_tokens=3)
+    assert traces[0].visual_tokens == n and traces[0].text_tokens == 100
     assert charged(traces) == {part: torchs.get(part, 0) for part in PARTS}
-    if script == "fastv":  # (2 x 1280 + 34 x 427) / (36 x 1280) = 0.3706
+    if script == "fastv" and size == "qwen3_vl_4b":  # (2 x 1280 + 34 x 427) / (36 x 1280) = 0.3706
         assert traces[0].visual_per_layer == [1280] * 2 + [427] * 34
         assert f"{traces[0].ret_prefill:.2f}" == "0.37"
         assert traces[0].flops["overhead"] == 2 * 32 * 128 * 1380  # one row of q k^T over all heads and keys
