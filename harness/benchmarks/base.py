@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from harness.engine.trace import Picture
 from pruners.base import Box
 
+Runs = Sequence[tuple[int, Sequence[float]]]
+"""(characters of the reply so far, readable share of each needed region), a new entry when it changes."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -54,3 +57,9 @@ class Benchmark(Protocol):
 
     def score(self, item: Item, text: str) -> Score:
         """Verdict on a reply, by the benchmark's official rule."""
+
+    def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
+        """Evidence recall: the share of the needed regions that was readable when it was needed, 0..1.
+
+        Asked only for items with `needed`; `runs` are those of `harness.engine.evidence.Evidence`.
+        """

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 from PIL import Image
 
 from harness.benchmarks import glyphs
-from harness.benchmarks.base import Item, Score
+from harness.benchmarks.base import Item, Runs, Score
 from pruners.base import Box
 
 LENGTHS = range(3, 9)
@@ -92,6 +92,25 @@ class Glyphs:
         """Look-up: the whole reply is the answer. Walk: the number after the last "answer" is."""
         parsed = _last_answer(text) if self.task == "walk" else text.strip().removesuffix(".").lower() or None
         return Score(float(parsed == item.answer), parsed)
+
+    def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
+        """Evidence recall. A look-up needs its cell for its first token; a walk needs its k-th cell for the pips and
+        the arrow that it writes after the k-th place name. What the reply did not get to counts as at its end."""
+        if not runs:
+            return None
+        found = list(re.finditer(r"\b[a-h][1-8]( \d)(?: = \d+( \w+))?", text)) if self.task == "walk" else []
+        shares = []
+        for k in range(len(item.needed)):
+            at = [len(text)] if self.task == "walk" else [0]
+            if k < len(found):
+                at = [found[k].start(i) for i in (1, 2) if found[k][i] is not None]
+            shares += [sum(_run(runs, place)[k] for place in at) / len(at)]
+        return sum(shares) / len(shares)
+
+
+def _run(runs: Runs, place: int) -> Sequence[float]:
+    """The run in force when the token after `place` characters was written."""
+    return next(shares for start, shares in reversed(runs) if start <= place)
 
 
 def _last_answer(text: str) -> str | None:

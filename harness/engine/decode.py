@@ -33,6 +33,7 @@ class Decode:
         kept: [S, Nv] columns left by prefill; dropped: [S, Nv] layers before which a column is always shown.
         read: visual entries read in the last step, per layer [S]; only kept with a step method.
         triggers: [S] slots in which the last step re-selected.
+        seen: [S, Nv + 1] share of the layers in which the last step read each column; only while `watch` is set.
     """
 
     def __init__(self, model: Model, cache: SlotCache, pruner: Pruner, part: Part) -> None:
@@ -54,6 +55,8 @@ class Decode:
         self.from_layer = 0
         self.state: State = {}
         self.read: list[Tensor] = []
+        self.watch = False
+        self.seen: Tensor | None = None
         self.monitor = [0] * cache.rows
         """Entries that the monitor has read so far, per slot."""
 
@@ -109,6 +112,9 @@ class Decode:
         """Logits [S, V] after the tokens [S] just chosen."""
         with self.part("decode"):
             self.read = []
+            self.seen = None
+            if self.watch and self.stepper is not None:
+                self.seen = torch.zeros(self.cache.rows, self.visible.shape[1] + 1, device=self.model.device)
             self.triggers.zero_()
             if self.upcoming is not None:
                 self._show(self.upcoming)
@@ -152,6 +158,10 @@ class Decode:
             shown = seen[:, None].expand(-1, column.shape[1], -1).gather(2, column.clamp(min=0))
             shown = torch.where(column < 0, (column == TEXT) | self.merged[:, None, None], shown)
         self.read.append((shown & (column != TEXT)).sum(2).float().mean(1))
+        if self.seen is not None:
+            n = self.visible.shape[1]
+            to, share = torch.where(column < 0, n, column), shown.float() / (column.shape[1] * self.model.info.depth)
+            self.seen = self.seen.scatter_add(1, to.flatten(1), share.flatten(1))
         return shown
 
     def _monitor(self, stepper: Pruner, entries: Layer, query: Tensor, longest: int, valid: Tensor) -> None:

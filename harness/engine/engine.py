@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.accounting.kv import slot_bytes
 from harness.engine.cache import SlotCache
 from harness.engine.decode import Decode
+from harness.engine.evidence import Evidence
 from harness.engine.finish import Reply, finished, make_trace
 from harness.engine.parts import Part, ignore
 from harness.engine.prefill import Prefill, Prefilled
@@ -32,6 +33,7 @@ class Slot:
     prefilled: Prefilled
     draw: random.Random
     reply: Reply
+    evidence: Evidence | None
     ids: list[int] = field(default_factory=list)
 
 
@@ -160,7 +162,8 @@ class _Run:
             self.decode.admit(slot, prefilled, self.prefill.begin(prefilled))
             reply = Reply(prefill_seconds=seconds * len(prefilled.prompt.ids) / tokens)
             draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
-            self.slots[slot] = Slot(prefilled, draw, reply)
+            self.slots[slot] = Slot(prefilled, draw, reply, Evidence.of(prefilled))
+            self.decode.watch |= bool(request.needed)
             if self.seen is not None and self.written is not None:
                 self.seen[slot] = self.written[slot] = False
                 self.seen[slot, prefilled.prompt.ids.to(self.model.device)] = True
@@ -193,6 +196,9 @@ class _Run:
         logits = self.decode.step(self.tokens, live)
         read = torch.stack(self.decode.read).sum(0).tolist() if self.decode.read else None
         triggers = self.decode.triggers.tolist() if read else None
+        for i in live:
+            if self.decode.seen is not None and (slot := self.slots[i]) is not None and slot.evidence:
+                slot.evidence.note(len(self.model.tokenizer.decode(slot.ids)), self.decode.seen[i])
         self._choose(logits, live)
         seconds = (time.perf_counter() - began) / len(live)
         for i in live:
@@ -208,11 +214,13 @@ class _Run:
             finish = finished(slot.ids, self.model, self.decoding)
             if finish is None:
                 continue
-            yield make_trace(
+            trace = make_trace(
                 self.model, slot.prefilled, slot.reply, slot.ids, finish, self.decoding,
                 extra=self.decode.extra(i), allocated=self.cache.allocated // self.cache.rows,
                 export_kept=self.export_kept,
             )  # fmt: skip
+            trace.evidence = slot.evidence.runs if slot.evidence else []
+            yield trace
             self.slots[i] = None
             self.cache.release(i)
             self.decode.release(i)

@@ -39,6 +39,11 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
             "layers), and as resident KV. Length: median tokens written. FLOPs, KV and seconds: mean per sample."
         )
     ]
+    if frame.evidence.notna().any():
+        out += [
+            "Evidence recall: share of the picture regions that an answer needs which the model could read when it "
+            "wrote what they show, mean over layers."
+        ]
     if frame.title.str.contains("self-test").any():
         out += ["Self-test: made pictures and a tiny model; says that the harness works, not which method is best."]
     return (*out, "-: not defined, nothing finished, or nothing to compare with.")

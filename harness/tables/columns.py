@@ -36,7 +36,7 @@ class Table:
 
     def columns(self, brief: bool = False) -> list[Column]:
         """All columns, in order; `brief` writes intervals as ± their longer arm."""
-        return [*_keys(), *_comparison(brief), *_replies(), *_retention(), *_cost(self.every)]
+        return [*_keys(), *_comparison(brief), *_replies(), *_retention(self.every), *_cost(self.every)]
 
 
 def _keys() -> list[Column]:
@@ -66,9 +66,12 @@ def _replies() -> list[Column]:
     ]
 
 
-def _retention() -> list[Column]:
+def _retention(rows: Sequence[Row]) -> list[Column]:
     names = {"ret_nominal": "nominal", "ret_prefill": "prefill", "ret_decode": "decode", "kv": "KV"}
-    return [Column(("ret.", name), _decimals(key, 2), "retention") for key, name in names.items()]
+    columns = [Column(("ret.", name), _decimals(key, 2), "retention") for key, name in names.items()]
+    if any(not math.isnan(row["evidence"]) for row in rows):
+        columns.append(Column(("evid.", "recall"), _decimals("evidence", 2), "retention"))
+    return columns
 
 
 def _cost(rows: Sequence[Row]) -> list[Column]:

@@ -22,13 +22,16 @@ from harness.runs.typed import flatten
 FLOPS = ("vision", "prefill", "decode", "overhead")
 KV_BYTES = ("visible", "resident", "allocated")
 _MEANS = (
-    *("unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv"),
+    *("unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
     *(f"flops_{part}" for part in FLOPS),
     *(f"kv_{kind}" for kind in KV_BYTES),
     *("prefill_seconds", "decode_seconds", "seconds"),
 )
 _COPIED = ("id", "repeat", "credit", "parsed", "answer", "category", "cluster", "text", "finish", "error")
-_MEASURED = ("text_tokens", "visual_tokens", "ret_prefill", "ret_decode", "kv", "prefill_seconds", "decode_seconds")
+_MEASURED = (
+    *("text_tokens", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
+    *("prefill_seconds", "decode_seconds"),
+)
 _NUMBERS = ("credit", "trace_length", "triggers", "peak_memory", *_MEASURED, *_MEANS)
 _SAMPLE = tuple(dict.fromkeys(("cell", *_COPIED, "failed", *_NUMBERS)))
 
@@ -43,7 +46,8 @@ def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[
     Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting`
     and `params` (dictionaries: what cells must share to be paired, and the method), `config` (what was asked for), n
     (finished samples), failed, accuracy (0..1), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode,
-    kv, trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
+    kv, evidence (recall, 0..1), trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample),
+    seconds (mean).
 
     Args:
         results: the results folder.

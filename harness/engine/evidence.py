@@ -1,0 +1,46 @@
+"""How much of the regions that an answer needs each token of a reply could read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.engine.prefill import Prefilled
+
+
+@dataclass
+class Evidence:
+    """Follows one sample whose benchmark names the needed regions.
+
+    Attributes:
+        regions: columns of the visual tokens that show each region.
+        runs: [(characters of the reply so far, share of each region that is readable)], a new entry when it changes.
+            A share is the mean over layers and tokens of the region.
+    """
+
+    regions: list[Tensor]
+    runs: list[tuple[int, list[float]]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, done: Prefilled) -> Evidence | None:
+        """What prefill left; None if nothing is known to be needed."""
+        sample = done.segment.sample
+        if not sample.needed or done.segment.hidden.is_meta:
+            return None
+        boxes = [sample.layout.inside(b.picture, b.top, b.left, b.bottom, b.right) for b in sample.needed]
+        found = cls([box.to(done.segment.visual.device) for box in boxes])
+        there = torch.zeros(done.segment.width + 1, device=done.segment.visual.device)
+        for layer in done.cache:
+            heads = layer.column if layer.column.ndim == 2 else layer.column[None]
+            for column in heads:  # text goes to the last place, which no region has
+                there += torch.zeros_like(there).index_fill(0, column.clamp(min=-1) % len(there), 1) / len(heads)
+        found.note(0, there / len(done.cache))
+        return found
+
+    def note(self, characters: int, seen: Tensor) -> None:
+        """Add what the next token can read, given the share [Nv] of layers in which each column is readable."""
+        shares = [round(float(seen[box].mean()), 6) for box in self.regions]
+        if not self.runs or self.runs[-1][1] != shares:
+            self.runs.append((characters, shares))
