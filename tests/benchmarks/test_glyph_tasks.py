@@ -102,3 +102,22 @@ def test_bad_parameters():
         Glyphs(task="walk", size=0)
     with pytest.raises(ValueError, match="cell_pixels must be a multiple of 16"):
         Glyphs(task="walk", cell_pixels=24)
+
+
+def test_evidence_is_asked_where_a_cell_is_read():
+    """A walk needs its k-th cell for the pips and the arrow after the k-th place name, a look-up its cell at once."""
+    benchmark = Glyphs(task="walk")
+    item = benchmark.items()[0]
+    text = item.meta["reply"]
+    cells = len(item.needed)
+    names = [text.index(f" = {total} ") for total in (3, 7, 10)]
+    assert benchmark.evidence(item, text, [(0, [1.0] * cells)]) == 1
+    assert benchmark.evidence(item, text, []) is None
+    # Readable until the second cell's pips are written, gone for its arrow and all later cells.
+    runs = [(0, [1.0] * cells), (names[1], [0.0] * cells)]
+    assert benchmark.evidence(item, text, runs) == (1 + 0.5) / cells
+    only_first = [(0, [1.0] + [0.0] * (cells - 1))]
+    assert benchmark.evidence(item, text, only_first) == 1 / cells
+    assert benchmark.evidence(item, "", [(0, [0.25] * cells)]) == 0.25
+    lookup = Glyphs(task="lookup", by="position")
+    assert lookup.evidence(lookup.items()[0], "red", [(0, [0.5]), (1, [1.0])]) == 0.5

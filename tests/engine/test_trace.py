@@ -7,11 +7,12 @@ import random
 import pytest
 import torch
 
+from harness.benchmarks.glyph_tasks import Glyphs
 from harness.engine import Decoding, Engine, Request
 from harness.engine.finish import is_loop, thinking_tokens
 from harness.engine.sampling import choose
 from harness.models import Model
-from pruners import Blind, NoPruning, Random
+from pruners import DSTP, Blind, FastV, NoPruning, Oracle, Pruner, Random
 from tests.conftest import prompts
 
 
@@ -99,3 +100,24 @@ def test_penalties_against_transformers() -> None:
 def test_bad_decoding(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"needs|must"):
         Decoding(**bad)  # type: ignore[arg-type]
+
+
+def test_evidence_follows_what_is_visible(trained: Model) -> None:
+    """All, none, exactly the needed, half of the layers; and in every step of a spell that shows everything."""
+    benchmark = Glyphs(task="walk")
+    item = benchmark.items()[1]
+    request = Request(item.id, item.content, needed=item.needed)
+
+    def runs(pruner: Pruner) -> list[tuple[int, list[float]]]:
+        (trace,) = Engine(trained).run([request], pruner, Decoding(max_new_tokens=40, ignore_eos=True))
+        assert trace.error is None and all(len(shares) == len(item.needed) for _, shares in trace.evidence)
+        return trace.evidence
+
+    n = len(item.needed)
+    assert runs(NoPruning()) == runs(Oracle()) == [(0, [1.0] * n)]
+    assert runs(Blind()) == [(0, [0.0] * n)]
+    ((start, halves),) = runs(FastV(keep=1 / 64))
+    assert start == 0 and set(halves) <= {0.5, 1.0}
+    spell = runs(DSTP(base=Random(keep=1 / 9), tau=2, L=5, swap="full"))
+    assert [shares == [1.0] * n for _, shares in spell[:3]] == [False, True, False]
+    assert spell[0][1] == spell[2][1] and spell[1][0] > 0
