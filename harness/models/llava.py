@@ -24,6 +24,15 @@ VICUNA = (
 )
 """System sentence of LLaVA's own conversations; the template published with the converted checkpoints leaves it out."""
 
+PUBLISHED = (
+    "{% for m in messages %}{{ '' if m.role == 'system' else m.role.upper() + ': ' }}"
+    "{% for part in m.content if part.type == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in m.content if part.type == 'text' %}{{ part.text + ' ' }}{% endfor %}{% endfor %}ASSISTANT:"
+)
+"""The converted checkpoints' chat template, which some of them keep out of reach of the tokenizer."""
+MOST_ASPECT = 200
+"""More elongated pictures are refused: their square or their shortest side would fill the memory."""
+
 
 class Llava(CropModel):
     """Adapter over the stock `LlavaForConditionalGeneration`.
@@ -57,7 +66,10 @@ class Llava(CropModel):
     def render(self, request: Request) -> tuple[str, list[Any]]:
         messages, images = conversation(request, request.system)
         if not self.vicuna:
-            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text: str = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.tokenizer.chat_template or PUBLISHED, tokenize=False,
+                add_generation_prompt=True,
+            )  # fmt: skip
             return text, images
         placeholder = self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
         asked = "".join(part.get("text", f"{placeholder}\n") for part in messages[-1]["content"])
@@ -65,6 +77,8 @@ class Llava(CropModel):
         return f"{system} USER: {asked} ASSISTANT:".lstrip(), images
 
     def look(self, image: Any) -> tuple[PictureInput, list[Crop]]:
+        if max(image.size) > MOST_ASPECT * min(image.size):
+            raise ValueError(f"the aspect ratio of {image.width} x {image.height} pixels is above {MOST_ASPECT}")
         pixels = self.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         return PictureInput.of(pixels, (1, 1)), [self.crop(image.height, image.width)]
 

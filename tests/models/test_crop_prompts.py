@@ -18,6 +18,7 @@ from harness.runs.backend import TorchBackend
 from harness.runs.config import ModelConfig
 from harness.runs.errors import InputError
 from pruners.layout import PATCH, THUMBNAIL
+from pruners.signals import TowerAttention, TowerHidden, TowerKeys
 from tests.models.folders import SQUARE, TILE, write
 
 QUESTION = "How many?"
@@ -127,12 +128,37 @@ def test_vicuna_prompt(load: Any) -> None:
     assert published == "<s>USER: <image>\nHow many? ASSISTANT:"
 
 
+def test_template_out_of_reach(folders: dict[str, Path], load: Any) -> None:
+    """Some converted checkpoints keep their chat template apart from the tokenizer."""
+    model = load_model(str(folders["llava"]), family="llava", weights="random", system="none")
+    model.tokenizer.chat_template = None
+    for system in (None, "Be brief."):
+        request = Request("r", ("a", noise(16, 16), "b", noise(16, 16)), system=system)
+        assert text(model, request) == text(load("llava", system="none"), request)
+
+
 @pytest.mark.parametrize("family", ["internvl", "llava"])
 @pytest.mark.parametrize("pictures", [0, 1])
 def test_placeholders_in_the_text_fail_alone(load: Any, family: str, pictures: int) -> None:
     word = {"internvl": "<IMG_CONTEXT>", "llava": "<image>"}[family]
     with pytest.raises(BadSample, match="1 image placeholder"):
         load(family).prepare(Request("r", (*[noise(16, 16)] * pictures, f"what is {word}?")))
+
+
+def test_elongated_pictures_fail_alone(load: Any) -> None:
+    with pytest.raises(BadSample, match="aspect ratio"):
+        load("llava").prepare(Request("r", (Image.new("RGB", (4000, 1)), QUESTION)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", ["internvl", "llava"])
+def test_half_precision_runs(folders: dict[str, Path], family: str, dtype: str) -> None:
+    model = load_model(str(folders[family]), family=family, weights="random", dtype=dtype)
+    (picture,) = model.prepare(Request("r", (noise(16, 40), QUESTION))).pictures
+    signals = (TowerAttention(-1), TowerAttention(-2, rows="received"), TowerKeys(-1), TowerHidden(0))
+    out = model.encode(picture, signals)
+    assert out.tokens.dtype == getattr(torch, dtype) and out.tokens.isfinite().all()
+    assert {value.dtype for value, _ in out.signals.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
