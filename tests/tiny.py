@@ -12,8 +12,8 @@ from torch import nn
 from transformers import InternVLConfig, LlavaConfig, PreTrainedConfig, Qwen3VLConfig
 
 from harness.engine import Request
-from harness.engine.attention import NAME
 from harness.models import Model
+from harness.models.attention import NAME
 from harness.models.base import PictureInput, Prompt
 from harness.models.internvl import InternVL
 from harness.models.llava import Llava

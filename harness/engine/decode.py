@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness.engine.attention import grouped, sdpa
 from harness.engine.cache import Layer, SlotCache
 from harness.engine.parts import Part
 from harness.engine.prefill import Prefilled
 from harness.engine.recall import Recaller
 from harness.engine.segment import TEXT
+from harness.models.attention import grouped, sdpa
 from harness.models.base import Model
 from pruners.base import Pruner, PrunerError, State, StepView, Visible
 

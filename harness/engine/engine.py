@@ -219,7 +219,7 @@ class _Run:
                 extra=self.decode.extra(i), allocated=self.cache.allocated // self.cache.rows,
                 export_kept=self.export_kept,
             )  # fmt: skip
-            trace.evidence = slot.evidence.runs if slot.evidence else []
+            trace.evidence_runs = slot.evidence.runs if slot.evidence else []
             yield trace
             self.slots[i] = None
             self.cache.release(i)

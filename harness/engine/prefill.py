@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from harness.accounting.flops import project_flops
-from harness.engine.attention import sdpa
 from harness.engine.parts import Part
 from harness.engine.samples import make_sample
 from harness.engine.segment import TEXT, Choice, Crops, Segment
 from harness.engine.signals import Record, record_layer, token_axis
 from harness.engine.trace import Request
+from harness.models.attention import sdpa
 from harness.models.base import Features, Model, Prompt
 from pruners.base import CacheEdit, CacheView, Pruner, State, View
 from pruners.selection import Selection

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from harness.accounting.flops import token_flops
-from harness.engine.attention import grouped
 from harness.engine.cache import SlotCache
 from harness.engine.parts import Part
 from harness.engine.segment import Held
+from harness.models.attention import grouped
 from harness.models.base import Model
 from pruners.base import Pruner, Recall
 
@@ -128,8 +128,8 @@ class Recaller:
         rows = torch.tensor([i for i, depth in enumerate(reserve.depth) if depth == layer], device=self.model.device)
         if not len(rows):
             return rows.long(), reserve.hidden.new_zeros(d.kv_heads, 0, d.head_dim)
-        reserve.spent += 2 * len(rows) * d.hidden * (d.heads + d.kv_heads) * d.head_dim
-        return rows, self.model.qk(layer, reserve.hidden[rows], reserve.positions[:, rows])[1]
+        reserve.spent += 2 * len(rows) * d.hidden * d.kv_heads * d.head_dim
+        return rows, self.model.keys(layer, reserve.hidden[rows], reserve.positions[:, rows])
 
     def advance(self, wanted: dict[int, list[int]], to: int, pending: int = 0) -> None:
         """Run rows of the reserves through the layers before `to`, in one ragged pass per layer.

@@ -70,8 +70,8 @@ class Trace:
         overhead: what the overhead is made of: selection (signals and rules in prefill), monitor (a step method's look
             at its layer), recall (tokens brought back).
         kv_bytes: visible (mean over steps), resident and allocated bytes of the KV cache at the end.
-        evidence: what the reply could read of the regions that its answer needs, where the benchmark names them: see
-            `harness.engine.evidence`.
+        evidence_runs: what the reply could read of the regions that its answer needs, where the benchmark names them
+            (see `harness.engine.evidence`).
         kept: kept sets, one entry per moment and group, for `replay`.
         error: class and message of what failed.
     """
@@ -97,7 +97,7 @@ class Trace:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     peak_memory: int | None = None
-    evidence: list[tuple[int, list[float]]] = field(default_factory=list)
+    evidence_runs: list[tuple[int, list[float]]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 

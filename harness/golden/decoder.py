@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.engine.attention import NAME
 from harness.engine.cache import SlotCache
 from harness.engine.decode import Decode
 from harness.engine.parts import ignore
 from harness.golden.compare import Damaged, Golden, arrays
 from harness.golden.scene import Bare, prefill
+from harness.models.attention import NAME
 from harness.models.decoder import Decoder
 from harness.models.sizes import text_dims
 from pruners.base import ModelInfo, Pruner

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.engine.attention import grouped, sdpa
 from harness.golden.compare import Golden
 from harness.golden.scene import prune
+from harness.models.attention import grouped, sdpa
 from pruners.base import ModelInfo, StepView
 from pruners.divprune import DivPrune, order
 from pruners.fastv import FastV

@@ -58,6 +58,9 @@ class Bare(Model):
     def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
+    def keys(self, k: int, hidden: Tensor, positions: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def norm(self, hidden: Tensor) -> Tensor:
         return hidden
 

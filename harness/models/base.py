@@ -150,6 +150,10 @@ class Model(ABC):
         """Queries [H, l, d] and keys [Hkv, l, d] that layer k would make of hidden [l, D] under its own norms."""
 
     @abstractmethod
+    def keys(self, k: int, hidden: Tensor, positions: Tensor) -> Tensor:
+        """The keys of `qk` alone, [Hkv, l, d]."""
+
+    @abstractmethod
     def norm(self, hidden: Tensor) -> Tensor:
         """Final norm of the language model."""
 

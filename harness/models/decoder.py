@@ -53,13 +53,16 @@ class Decoder(Model):
         return out
 
     def qk(self, k: int, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self._made("q", k, hidden, positions), self._made("k", k, hidden, positions)
+
+    def keys(self, k: int, hidden: Tensor, positions: Tensor) -> Tensor:
+        return self._made("k", k, hidden, positions)
+
+    def _made(self, name: str, k: int, hidden: Tensor, positions: Tensor) -> Tensor:
         attention, x = self.text.layers[k].self_attn, self.text.layers[k].input_layernorm(hidden)
-        rope, made = self.rope(positions), []
-        for name in ("q", "k"):
-            heads = getattr(attention, f"{name}_proj")(x).view(len(x), -1, attention.head_dim)
-            norm = getattr(attention, f"{name}_norm", None)  # Llama and Qwen2 have none
-            made.append(rotate((norm(heads) if norm is not None else heads).transpose(0, 1), rope))
-        return made[0], made[1]
+        heads = getattr(attention, f"{name}_proj")(x).view(len(x), -1, attention.head_dim)
+        norm = getattr(attention, f"{name}_norm", None)  # Llama and Qwen2 have none
+        return rotate((norm(heads) if norm is not None else heads).transpose(0, 1), self.rope(positions))
 
     def norm(self, hidden: Tensor) -> Tensor:
         normed: Tensor = self.text.norm(hidden)

@@ -14,6 +14,7 @@ from urllib.request import getproxies
 
 import torch
 
+from harness.models.attention import NAME
 from harness.models.base import Model, ModelUnavailable
 from pruners.base import ModelInfo
 
@@ -195,7 +196,7 @@ def load_model(
     else:
         net = _fetch(path, revision, "weights", net_class.from_pretrained, dtype=kind)
         net = net.to(device)
-    net.model.language_model.set_attn_implementation("vtpbench")
+    net.model.language_model.set_attn_implementation(NAME)
     getattr(net.model, found.tower).set_attn_implementation("sdpa")
     tokenizer = _fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained)
     images = _fetch(path, revision, "image processor", getattr(transformers, found.images).from_pretrained)

@@ -203,12 +203,12 @@ class CellRun:
             yield Request(item.id, item.content, system=system, needed=item.needed, repeat=repeat)
 
     def _record(self, trace: Trace, item: Item) -> dict[str, Any]:
-        record = {name: value for name, value in trace.record().items() if name not in ("kept", "evidence")}
+        record = {name: value for name, value in trace.record().items() if name not in ("kept", "evidence_runs")}
         text = reply(trace.text, self.cell.config.model.thinking)
         score = Score(0.0, None) if trace.finish == "error" else self.cell.benchmark.score(item, text)
         benchmark, known = self.cell.benchmark, bool(item.needed) and trace.finish != "error"
         return record | {
-            "evidence": benchmark.evidence(item, trace.text, trace.evidence) if known else None,
+            "evidence": benchmark.evidence(item, trace.text, trace.evidence_runs) if known else None,
             "answer": item.answer, "category": item.category, "cluster": item.cluster,
             "credit": score.credit, "parsed": score.parsed, "code": self.code,
         }  # fmt: skip

@@ -220,10 +220,14 @@ def dstp_rule(model: Model, prompt: Prompt, add_on: DSTP, kept: list[int], **opt
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("recall", ["recompute", "shadow", "dense"])
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("family", BY_FAMILY)
+EVERY = [
+    (family, base, recall, variant)
+    for family in BY_FAMILY for base in BASES for recall in ("recompute", "shadow", "dense") for variant in VARIANTS
+    if family == "qwen3_vl" or variant in ("default", "joint") or (family == "llava" and base != "fastv_late")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "base", "recall", "variant"), EVERY)
 def test_dstp_equals_brute_force(family: str, base: str, recall: Any, variant: str) -> None:
     """Two pictures, triggers at scripted steps, tokens that come back a second time, reversions between."""
     model, request = wide(family), Request("r", ())

@@ -110,8 +110,8 @@ def test_evidence_follows_what_is_visible(trained: Model) -> None:
 
     def runs(pruner: Pruner) -> list[tuple[int, list[float]]]:
         (trace,) = Engine(trained).run([request], pruner, Decoding(max_new_tokens=40, ignore_eos=True))
-        assert trace.error is None and all(len(shares) == len(item.needed) for _, shares in trace.evidence)
-        return trace.evidence
+        assert trace.error is None and all(len(shares) == len(item.needed) for _, shares in trace.evidence_runs)
+        return trace.evidence_runs
 
     n = len(item.needed)
     assert runs(NoPruning()) == runs(Oracle()) == [(0, [1.0] * n)]

@@ -110,8 +110,8 @@ class Mine(Budgeted):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=nope"], "unknown model 'nope'; known: qwen3_vl_4b, "),
-        (["pruner=nope"], "unknown pruner 'nope'; known: blind, fastv, none, oracle, "),
+        (["model=nope"], "unknown model 'nope'; known: internvl3_5_14b, "),
+        (["pruner=nope"], "unknown pruner 'nope'; known: blind, divprune, fastv, none, oracle, "),
         (["benchmark=nope"], "unknown benchmark 'nope'; known: glyph_lookup, glyph_walk"),
         (["experiment=nope"], "unknown experiment 'nope'; known: "),
         (["keep=0", "pruner=fastv"], r"keep must lie in \(0, 1\], got 0"),
