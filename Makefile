@@ -32,7 +32,8 @@ quickstart: setup
 # The oldest transformers that is supported, with the hub client of its time.
 test-oldest: setup
 	$(BIN)/uv pip install --quiet --target .venv/oldest --no-deps transformers==5.17.0 "huggingface-hub<2"
-	PYTHONPATH=.venv/oldest $(BIN)/pytest -q -n 2 tests/engine tests/models tests/accounting tests/test_tiny_model.py
+	PYTHONPATH=.venv/oldest $(BIN)/pytest -q -n 2 tests/engine tests/models tests/accounting \
+		tests/pruners tests/test_golden.py tests/test_tiny_model.py
 
 leaderboard: setup
 	$(BIN)/vtpbench run experiment=quickstart resume=fresh paths.results=results/runs/leaderboard
