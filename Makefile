@@ -13,7 +13,7 @@ help:
 	@echo "make test         set up, check style and types, run all fast tests"
 	@echo "make test-oldest  engine, models and accounting on transformers 5.17"
 	@echo "make lint         style and types alone"
-	@echo "make leaderboard  the committed results/leaderboard/quickstart.md, measured anew"
+	@echo "make leaderboard  the committed results/leaderboard/*.md, measured anew"
 	@echo "make setup        .venv with the versions of constraints.txt"
 
 setup: $(STAMP)
@@ -35,10 +35,15 @@ test-oldest: setup
 	PYTHONPATH=.venv/oldest $(BIN)/pytest -q -n 2 tests/engine tests/models tests/accounting \
 		tests/pruners tests/test_golden.py tests/test_tiny_model.py
 
+MEASURED := results/runs/leaderboard
 leaderboard: setup
-	$(BIN)/vtpbench run experiment=quickstart resume=fresh paths.results=results/runs/leaderboard
-	$(BIN)/vtpbench table paths.results=results/runs/leaderboard to=results/leaderboard/quickstart.md \
-		made_by="make leaderboard"
+	for name in quickstart tiny_decode; do \
+		$(BIN)/vtpbench run experiment=$$name resume=fresh paths.results=$(MEASURED)/$$name && \
+		$(BIN)/vtpbench table paths.results=$(MEASURED)/$$name to=results/leaderboard/$$name.md \
+			made_by="make leaderboard" || exit 1; \
+	done
+	$(BIN)/vtpbench table paths.results=$(MEASURED)/tiny_decode against=base \
+		to=results/leaderboard/tiny_decode_against_base.md made_by="make leaderboard"
 
 lint: setup
 	$(BIN)/ruff check

@@ -10,7 +10,7 @@ from harness.benchmarks.glyph_tasks import Glyphs
 from harness.engine import Decoding, Engine, Request
 from harness.models import Model
 from harness.models.loading import TINY
-from pruners import Blind, NoPruning, Pruner
+from pruners import DSTP, Blind, FastV, NoPruning, Pruner, VisionPulse
 
 
 def accuracy(model: Model, benchmark: Glyphs, pruner: Pruner, n: int) -> float:
@@ -47,3 +47,14 @@ def test_shipped_files() -> None:
         "preprocessor_config.json",
     } <= names
     assert (folder / "model.safetensors").stat().st_size < 8_000_000
+
+
+def test_pruning_fails_where_recall_helps(trained: Model) -> None:
+    """It reads its pictures in layer 2, each step another cell: what FastV drops before is missed, what comes back
+    while decoding is used, and reading all layers but the last ones is enough."""
+    walk = Glyphs(task="walk")
+    alone, recalled = FastV(), DSTP(base=FastV(), swap="full")
+    lost = accuracy(trained, walk, alone, 100)
+    assert lost < 0.3
+    assert accuracy(trained, walk, recalled, 100) > lost + 0.2
+    assert accuracy(trained, walk, VisionPulse(), 100) > 0.9
