@@ -108,7 +108,7 @@ def method(request: pytest.FixtureRequest, tmp_path: Path) -> Pruner:
     ids=["one picture", "no picture", "two pictures", "internvl", "llava"],
 )  # fmt: skip
 def test_equals_torchs_counter(config: str, grids: list[Grid], method: Pruner) -> None:
-    traces, torchs = counted(Prompted(CONFIGS[config], "meta", grids), method, new_tokens=4)
+    traces, torchs = counted(Prompted(CONFIGS[config], "meta", grids), method, new_tokens=3)
     ours = charged(traces)
     assert ours == {part: torchs.get(part, 0) for part in PARTS}
     assert torchs.get("outside", 0) == 0
@@ -197,8 +197,12 @@ FULL = {"qwen3_vl_4b": (QWEN3_VL_4B, (64, 80), 1280), "internvl3_5_8b": (INTERNV
 """32 x 40 visual tokens; 4 tiles and a thumbnail of 256 each; one crop of 24 x 24."""
 
 
-@pytest.mark.parametrize("script", ["none", "fastv", "divprune", "visionzip", "visionpulse", "fastv+dstp", "replay"])
-@pytest.mark.parametrize("size", FULL)
+SCRIPTS = [(size, script) for size in FULL for script in ("none", "fastv", "divprune", "visionzip")]
+
+
+@pytest.mark.parametrize(
+    ("size", "script"), [*SCRIPTS, *(("qwen3_vl_4b", script) for script in ("visionpulse", "fastv+dstp", "replay"))]
+)
 def test_equals_torchs_counter_at_full_size(size: str, script: str, tmp_path: Path) -> None:
     """The published sizes, with 100 tokens of text."""
     config, grid, n = FULL[size]
@@ -208,7 +212,7 @@ def test_equals_torchs_counter_at_full_size(size: str, script: str, tmp_path: Pa
         "visionpulse": VisionPulse(), "fastv+dstp": DSTP(base=FastV()),
         "replay": Replay(path=kept_file(tmp_path, third, {"layer": 12, "source": list(range(100))})),
     }[script]  # fmt: skip
-    traces, torchs = counted(Prompted(config, "meta", [grid], text=100), pruner, new_tokens=3)
+    traces, torchs = counted(Prompted(config, "meta", [grid], text=100), pruner, new_tokens=2)
     assert traces[0].visual_tokens == n and traces[0].text_tokens == 100
     assert charged(traces) == {part: torchs.get(part, 0) for part in PARTS}
     if script == "fastv" and size == "qwen3_vl_4b":  # (2 x 1280 + 34 x 427) / (36 x 1280) = 0.3706
