@@ -180,7 +180,7 @@ class StepView:
         visible: [S, Nv] columns that the pass under way sees.
         place: [S, Nv] where the key stands among all keys of the layer, text included; 0 where not valid.
         length: [S] keys in this layer, the new token's own included.
-        step: [S] tokens generated so far.
+        step: [S] decode steps before this one.
         state: tensors [S, ...] as declared by `Pruner.state_spec`; write new ones back with `Visible.state`.
         rest: temperature -> [S, H] log-sum-exp of logits / temperature of every key that is not visual.
         reserve: [S] slots -> logits [S, H, Nv] over the tokens that prefill dropped, -inf elsewhere and in all other
@@ -206,10 +206,10 @@ class Visible:
 
     Attributes:
         mask: [S, Nv]. A token that prefill dropped stays visible in the layers before it was dropped. Columns without
-            a key are ignored, unless the method recalls: then those tokens are brought back.
+            a key are ignored, unless the method recalls and the slot triggers: then those tokens are brought back.
         from_layer: earlier layers see everything they hold.
         merged: [S] slots that see one more token, the mean of the keys and values of all kept ones.
-        triggers: [S] slots in which this step re-selected, for the trace.
+        triggers: [S] slots in which this step re-selected; the trace lists these steps.
     """
 
     mask: Tensor

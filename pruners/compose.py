@@ -34,6 +34,8 @@ class Pipeline(Pruner):
                 raise PrunerError(
                     f"{type(stage).__name__} cannot be part of a pipeline: nothing is left for the others"
                 )
+        if any(method.recalls() for method in self.methods):
+            raise PrunerError("what brings tokens back wraps the whole pipeline and is no part of it")
         first = [min(map(MOMENTS.index, stage.moments())) for stage in stages]
         if first != sorted(first):
             order = ", ".join(type(stage).__name__ for stage in stages)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -35,8 +35,16 @@ class Replay(Pruner):
             raise PrunerError(f"cannot read kept sets: {error}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise PrunerError(f"{self.path} does not hold kept sets ({error})") from None
-        if any(entry.get("before_projector") for kept in self._sets.values() for entry in kept):
-            raise PrunerError(f"{self.path} merges tokens before the projector, which kept sets cannot express")
+        if any(entry.get("inexact") for kept in self._sets.values() for entry in kept):
+            raise PrunerError(
+                f"{self.path} holds what kept sets cannot express: merges before the projector, or made ids"
+            )
+
+    @cached_property
+    def positions(self) -> Literal["keep", "renumber"]:
+        """What the recorded methods did to position ids."""
+        found = [entry.get("positions", "keep") for kept in self._sets.values() for entry in kept]
+        return "keep" if all(given in ("keep", "auto") for given in found) else "renumber"
 
     @cached_property
     def _layers(self) -> tuple[int, ...]:

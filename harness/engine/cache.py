@@ -60,7 +60,6 @@ class SlotCache:
         self.position = torch.zeros(dims.depth, self.rows, dtype=torch.long, device=device)
         # Known from shapes, so that no value has to come back from the device: entries of every layer and slot.
         self.lengths = [[0] * self.rows for _ in range(dims.depth)]
-        self.new_tokens = 0
 
     @property
     def allocated(self) -> int:
@@ -68,12 +67,11 @@ class SlotCache:
         return sum(2 * layer.keys.numel() * self.dims.value_bytes for layer in self.layers)
 
     @torch.inference_mode()
-    def admit(self, slot: int, cache: list[LayerCache], new_tokens: int) -> None:
-        """Put a prefilled sample into a slot and reserve room for its reply."""
-        self.new_tokens = new_tokens
+    def admit(self, slot: int, cache: list[LayerCache], more: int) -> None:
+        """Put a prefilled sample into a slot and reserve room for what will be added, its reply above all."""
         for k, (layer, own) in enumerate(zip(self.layers, cache, strict=True)):
             n = own.keys.shape[1]
-            self._grow(layer, n + new_tokens, 1 if own.column.ndim == 1 else len(own.column))
+            self._grow(layer, n + more, 1 if own.column.ndim == 1 else len(own.column))
             layer.keys[slot, :, :n], layer.values[slot, :, :n] = own.keys, own.values
             layer.column[slot], layer.index[slot], layer.size[slot] = TEXT, GENERATED, 1
             layer.column[slot, :, :n] = own.column
@@ -123,7 +121,7 @@ class SlotCache:
         """
         layer, s = self.layers[k], key.shape[1]
         start = self.lengths[k][slot] + pending
-        self._grow(layer, start + s + self.new_tokens)
+        self._grow(layer, start + s)
         at = slice(start, start + s)
         layer.keys[slot, :, at], layer.values[slot, :, at] = key, value
         layer.column[slot, :, at], layer.index[slot, at], layer.positions[slot, :, at] = column, index, positions

@@ -104,6 +104,8 @@ class Decode:
     def release(self, slot: int) -> None:
         """Forget the sample of a slot; what was decided for it is void."""
         self.kept[slot] = False
+        for value in self.state.values():
+            value[slot] = 0
         if self.recall:
             self.recall.reserves[slot] = None
 
@@ -203,6 +205,8 @@ class Decode:
             if decision.triggers is not None:
                 self.triggers |= decision.triggers
             if decision.when == "now":
+                if self.recall is not None:  # this step's token is in the cache of some layers already
+                    raise PrunerError("what a method that recalls decides can hold from the next step on only")
                 self._show(decision)
             else:
                 self.upcoming = decision

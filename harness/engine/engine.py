@@ -152,26 +152,48 @@ class _Run:
             for entry, slot in zip(batch, free, strict=False):
                 self._admit([entry], [slot])
             return
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        self._wait()
         seconds = time.perf_counter() - began
         tokens = sum(len(p.prompt.ids) for p in done)
+        admitted: dict[int, Prefilled] = {}
         for slot, prefilled in zip(free, done, strict=False):
-            request, decoding = prefilled.request, self.decoding
-            self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens)
-            self.decode.admit(slot, prefilled, self.prefill.begin(prefilled))
-            reply = Reply(prefill_seconds=seconds * len(prefilled.prompt.ids) / tokens)
-            draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
-            self.slots[slot] = Slot(prefilled, draw, reply, Evidence.of(prefilled))
-            self.decode.watch |= bool(request.needed)
-            if self.seen is not None and self.written is not None:
-                self.seen[slot] = self.written[slot] = False
-                self.seen[slot, prefilled.prompt.ids.to(self.model.device)] = True
-        if done:
+            try:
+                self._occupy(slot, prefilled, seconds * len(prefilled.prompt.ids) / tokens)
+                admitted[slot] = prefilled
+            except Exception as error:
+                self._vacate(slot)
+                self._fail(prefilled.request, error)
+        if admitted:
             logits = torch.zeros(self.cache.rows, done[0].logits.shape[-1], device=self.model.device)
-            admitted = free[: len(done)]
-            logits[admitted] = torch.stack([p.logits for p in done])
-            self._choose(logits, admitted)
+            logits[list(admitted)] = torch.stack([p.logits for p in admitted.values()])
+            self._choose(logits, list(admitted))
+
+    def _occupy(self, slot: int, prefilled: Prefilled, seconds: float) -> None:
+        """Give a prefilled sample a slot; what a step method does with it at once counts as prefill."""
+        began, request, decoding = time.perf_counter(), prefilled.request, self.decoding
+        first, evidence = self.prefill.begin(prefilled), Evidence.of(prefilled)
+        held = sum(len(part.index) for part in prefilled.segment.held or [])
+        self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens + held + 1)
+        self.decode.admit(slot, prefilled, first)
+        prefilled.forget()
+        self._wait()
+        reply = Reply(prefill_seconds=seconds + time.perf_counter() - began)
+        draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
+        self.slots[slot] = Slot(prefilled, draw, reply, evidence)
+        self.decode.watch |= evidence is not None
+        if self.seen is not None and self.written is not None:
+            self.seen[slot] = self.written[slot] = False
+            self.seen[slot, prefilled.prompt.ids.to(self.model.device)] = True
+
+    def _vacate(self, slot: int) -> None:
+        self.slots[slot] = None
+        self.cache.release(slot)
+        self.decode.release(slot)
+
+    def _wait(self) -> None:
+        """Until the device has done its work, so that clocks tell the truth."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
 
     def _choose(self, logits: Tensor, live: list[int]) -> None:
         """Choose the next token of the live slots and write it down."""
@@ -196,15 +218,14 @@ class _Run:
         logits = self.decode.step(self.tokens, live)
         read = torch.stack(self.decode.read).sum(0).tolist() if self.decode.read else None
         triggers = self.decode.triggers.tolist() if read else None
-        for i in live:
-            if self.decode.seen is not None and (slot := self.slots[i]) is not None and slot.evidence:
-                slot.evidence.note(len(self.model.tokenizer.decode(slot.ids)), self.decode.seen[i])
         self._choose(logits, live)
         seconds = (time.perf_counter() - began) / len(live)
         for i in live:
             slot = self.slots[i]
             assert slot is not None
             slot.reply.count_step(seconds, None if read is None else read[i], bool(triggers and triggers[i]))
+            if slot.evidence and self.decode.seen is not None:  # after the clock has been read
+                slot.evidence.note(len(self.model.tokenizer.decode(slot.ids[:-1])), self.decode.seen[i])
 
     def _sweep(self) -> Iterator[Trace]:
         """Traces of the slots that have finished; the slots become free."""
@@ -221,6 +242,4 @@ class _Run:
             )  # fmt: skip
             trace.evidence_runs = slot.evidence.runs if slot.evidence else []
             yield trace
-            self.slots[i] = None
-            self.cache.release(i)
-            self.decode.release(i)
+            self._vacate(i)

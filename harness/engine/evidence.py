@@ -41,6 +41,6 @@ class Evidence:
 
     def note(self, characters: int, seen: Tensor) -> None:
         """Add what the next token can read, given the share [Nv] of layers in which each column is readable."""
-        shares = [round(float(seen[box].mean()), 6) for box in self.regions]
+        shares = [round(float(seen[box].mean()), 6) if len(box) else 0.0 for box in self.regions]
         if not self.runs or self.runs[-1][1] != shares:
             self.runs.append((characters, shares))

@@ -74,8 +74,7 @@ def make_trace(
     """The trace of a finished reply."""
     d, segment, steps = model.dims, done.segment, reply.steps
     n = len(done.prompt.visual)
-    entries = [layer.keys.shape[1] for layer in done.cache]
-    visual = [layer.visual for layer in done.cache]
+    entries, visual = done.entries, done.visual
     thinking = thinking_tokens(model, ids)
     per_step = [r / d.depth for r in reply.read] or [sum(visual) / d.depth] * steps
     seen = round(sum(reply.read)) if reply.read else steps * sum(visual)
@@ -125,7 +124,6 @@ def exported(entry: dict[str, Any]) -> dict[str, Any]:
     source: list[int] = []
     weights: tuple[list[int], list[int], list[float]] = ([], [], [])
     merged = False
-    positions: Any = "keep"
     for group, selection in entry["chosen"]:
         chosen = selection or Selection(torch.arange(len(group)))
         old = group.tolist()
@@ -138,9 +136,14 @@ def exported(entry: dict[str, Any]) -> dict[str, Any]:
         weights[1].extend(old[col] for col in cols)
         weights[2].extend(values)
         source += [old[s] if s >= 0 else -1 for s in chosen.source.tolist()]
-        positions = chosen.positions.tolist() if isinstance(chosen.positions, Tensor) else chosen.positions
-    early = any(selection is not None and selection.features is not None for _, selection in entry["chosen"])
+    acted = [selection for _, selection in entry["chosen"] if selection is not None]
+    given = [selection.positions for selection in acted]
+    if all(isinstance(ids, Tensor) for ids in given) and len(given) == len(entry["chosen"]):
+        positions: Any = torch.cat([ids for ids in given if isinstance(ids, Tensor)], dim=1).tolist()
+    else:
+        positions = "renumber" if "renumber" in [ids for ids in given if isinstance(ids, str)] else given[0]
+    inexact = isinstance(positions, Tensor) or any(selection.features is not None for selection in acted)
     return {
-        "layer": entry["layer"], "source": source, "weights": weights if merged else None, "positions": positions,
-        **({"before_projector": True} if early else {}),
+        "layer": entry["layer"], "source": source, "weights": weights if merged else None,
+        "positions": "keep" if isinstance(positions, Tensor) else positions, **({"inexact": True} if inexact else {}),
     }  # fmt: skip

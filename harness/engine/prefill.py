@@ -51,6 +51,14 @@ class Prefilled:
     logits: Tensor
     records: list[Record] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        self.entries = [layer.keys.shape[1] for layer in self.cache]
+        self.visual = [layer.visual for layer in self.cache]
+
+    def forget(self) -> None:
+        """Let go of what only the start of decoding needs."""
+        self.cache, self.records, self.segment.held = [], [], None
+
 
 class Prefill:
     """Runs the stages of one method over packed prompts. Reached by the attention function as `attend`."""
@@ -78,7 +86,7 @@ class Prefill:
             last = torch.stack([segment.hidden[-1] for segment in self.segments])
             logits = self.model.head(self.model.norm(last))
         self._edit_caches()
-        return [
+        done = [
             Prefilled(
                 request, prompt, segment, [crop for f in features for crop in f.tower_tokens], cache, row, records
             )
@@ -86,6 +94,8 @@ class Prefill:
                 batch, self.segments, self.caches, logits, self.records, strict=True
             )
         ]
+        self.segments, self.records, self.caches = [], [], []
+        return done
 
     @torch.inference_mode()
     def begin(self, done: Prefilled) -> State:
@@ -146,8 +156,8 @@ class Prefill:
             for signal in signals:
                 if features and signal in features[0].signals:
                     values, tokens = zip(*(f.signals[signal] for f in features), strict=True)
-                    index = torch.cat([visual[t + s] for t, s in zip(tokens, starts, strict=True)])
-                    record.values[signal] = (torch.cat(values, dim=token_axis(signal)), index)
+                    ids = torch.cat([t + s for t, s in zip(tokens, starts, strict=True)]) + sample.length
+                    record.values[signal] = (torch.cat(values, dim=token_axis(signal)), ids)
         for i, stage in enumerate(self.stages):
             if "embed" in stage.moments():
                 self._select(i, segment, records, None, stage.at_embed)
@@ -181,7 +191,7 @@ class Prefill:
         if any(selection is not None for _, _, selection in chosen):
             segment.kept.append({"layer": layer, "chosen": [(group, s) for _, group, s in chosen]})
             if segment.alive is None:
-                segment.apply(chosen, layer or 0)
+                segment.apply(chosen, layer or 0, stage.may_repeat)
             else:
                 segment.hold(chosen, layer or 0)
 

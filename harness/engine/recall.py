@@ -16,6 +16,9 @@ from harness.models.attention import grouped
 from harness.models.base import Model
 from pruners.base import Pruner, Recall
 
+BLOCK = 256
+"""Query rows per block: no [H, n, n] tensor exists."""
+
 
 @dataclass
 class Reserve:
@@ -24,7 +27,7 @@ class Reserve:
     Attributes:
         column, index: [r] column of each, and its place in the prompt; positions: [A, r].
         hidden: [r, D] states entering layer `depth` of each; deepstack: [J, r, D].
-        dropped: [r] layer from which the token was missing after prefill.
+        depth: layer that each is about to enter; bare: layer from which on prefill left nothing but the kept ones.
         watched: which rows were about to enter the monitored layer at the first trigger, and their keys there.
         length: tokens of the prompt; `spent`: FLOPs of bringing back so far; `entries`: cache entries added.
     """
@@ -34,8 +37,8 @@ class Reserve:
     positions: Tensor
     hidden: Tensor
     deepstack: Tensor
-    dropped: list[int]
     depth: list[int]
+    bare: int
     length: int
     watched: tuple[Tensor, Tensor] | None = None
     spent: int = 0
@@ -47,13 +50,13 @@ class Reserve:
         """From what prefill dropped moment by moment; `last` is the model's depth if all of it is in the cache."""
         index = torch.cat([part.index for part in held])
         order = index.argsort(stable=True)
-        dropped = torch.cat([torch.full((len(part.index),), part.layer) for part in held])[order.cpu()].tolist()
+        depth = torch.cat([torch.full((len(part.index),), part.layer) for part in held])[order.cpu()].tolist()
         return cls(
             torch.cat([part.column for part in held])[order], index[order],
             torch.cat([part.positions for part in held], dim=1)[:, order],
             torch.cat([part.hidden for part in held])[order],
             torch.cat([part.deepstack for part in held], dim=1)[:, order],
-            dropped, list(dropped) if last is None else [last] * len(dropped), length,
+            depth if last is None else [last] * len(depth), max(depth), length,
         )  # fmt: skip
 
 
@@ -186,17 +189,20 @@ class Recaller:
         entries, slot = self.cache.layers[layer], group.slot
         prompt = torch.nonzero(entries.index[slot] < group.reserve.length).flatten()
         keys, values = entries.keys[slot][:, prompt], entries.values[slot][:, prompt]
-        later = entries.index[slot, prompt] > index[:, None]
-        mask = torch.zeros(later.shape, device=query.device).masked_fill(later, -torch.inf)
-        for stage in self.biased:
-            extra = stage.bias(layer, positions, entries.positions[slot][:, prompt], entries.size[slot, prompt])
-            mask = mask if extra is None else mask + extra
-        heads, s = query.shape[1], query.shape[2]
-        logits = grouped(query, len(keys))[0].float() @ keys.float().transpose(1, 2) * query.shape[-1] ** -0.5
-        weights = (logits.reshape(heads, s, -1) + mask).softmax(-1).to(query.dtype)
-        group.reserve.spent += 4 * heads * s * query.shape[-1] * len(prompt)
-        seen: Tensor = weights.reshape(len(keys), -1, len(prompt)) @ values
-        return seen.reshape(query.shape)
+        group.reserve.spent += 4 * query.numel() * len(prompt)
+        blocks = []
+        for rows in torch.arange(len(index), device=index.device).split(BLOCK):
+            q = query[:, :, rows]
+            mask = torch.zeros(len(rows), len(prompt), device=q.device)
+            mask = mask.masked_fill(entries.index[slot, prompt] > index[rows, None], -torch.inf)
+            for stage in self.biased:
+                held, sizes = entries.positions[slot][:, prompt], entries.size[slot, prompt]
+                extra = stage.bias(layer, positions[:, rows], held, sizes)
+                mask = mask if extra is None else mask + extra
+            logits = grouped(q, len(keys))[0].float() @ keys.float().transpose(1, 2) * q.shape[-1] ** -0.5
+            weights = (logits.reshape(q.shape[1], len(rows), -1) + mask).softmax(-1).to(q.dtype)
+            blocks.append((weights.reshape(len(keys), -1, len(prompt)) @ values).reshape(q.shape))
+        return torch.cat(blocks, dim=2)
 
     def merge(self, slots: Sequence[int], kept: Tensor) -> None:
         """Give slots the token that stands for all kept ones: the mean of their keys and values in every layer from
@@ -206,5 +212,5 @@ class Recaller:
             if reserve is None or reserve.merged:
                 continue
             reserve.merged = True
-            for layer in range(max(reserve.dropped), self.model.info.depth):
+            for layer in range(reserve.bare, self.model.info.depth):
                 reserve.entries += self.cache.bring_mean(layer, slot, kept[slot])

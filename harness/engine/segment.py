@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pruners.base import Sample, State
+from pruners.base import PrunerError, Sample, State
 from pruners.layout import Scope
 from pruners.selection import Selection
 
@@ -47,8 +47,9 @@ class Segment:
         index: [l] place of each row in the original prompt (made rows: that of the row before).
         size: [l] original tokens that a row stands for.
         text, visual: places of the text rows and of the visual rows in the sequence.
-        column: [nv] row of the layout of each visual row; a made one has a number of its own from N on.
-        made: numbers given out for made rows.
+        column: [nv] row of the layout of each visual row; a made one, or a repeated one, has a number of its own from
+            N on. made: how many of these were given out.
+        ids: [l] what tells rows apart for good: the index of text, length + column of visual rows.
         crops: visual rows left per (picture, crop); `visual` lists them crop by crop.
         deepstack: [J, nv, D] rows still to be added.
         held: what was dropped, for methods that recall; `alive`: [nv] rows not dropped by selections that only mask
@@ -72,8 +73,16 @@ class Segment:
     lengths: list[int] = field(default_factory=list)
     overhead: int = 0
     made: int = 0
+    ids: Tensor = field(init=False)
     held: list[Held] | None = None
     alive: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self._name_rows()
+
+    def _name_rows(self) -> None:
+        self.ids = self.index.clone()
+        self.ids[self.visual] = self.sample.length + self.column
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -119,15 +128,19 @@ class Segment:
         if self.alive is not None:
             self.alive = own
 
-    def apply(self, chosen: list[Choice], layer: int) -> None:
+    def apply(self, chosen: list[Choice], layer: int, repeats: bool = False) -> None:
         """Before `layer`, replace the visual rows by what was selected from each group of a partition (None: all stay).
 
         A kept row stays where its source stood. A selection that is not in sequence order is laid out in its own order,
-        each row as early as the rows before it admit; a made row follows the row before it.
+        each row as early as the rows before it admit; a made row follows the row before it. `repeats`: a token may have
+        been selected twice.
+
+        Raises:
+            PrunerError: position ids would change although dropped tokens are to come back under theirs.
         """
         if self.held is not None:
             self.hold(chosen, layer)
-        new = [self._taken(group, selection) for _, group, selection in chosen]
+        new = [self._taken(group, selection, repeats) for _, group, selection in chosen]
         crops = dict.fromkeys(self.crops, 0)
         for (keys, group, _), part in zip(chosen, new, strict=True):
             for key, n in self._divided(keys, group, part.place).items():
@@ -146,8 +159,11 @@ class Segment:
         self.text, self.visual, self.crops = rank[:n], rank[n:], crops
         wanted = {s.positions for _, _, s in chosen if s is not None and isinstance(s.positions, str)}
         if "renumber" in wanted or ("auto" in wanted and len(self.positions) == 1):
+            if self.held is not None:
+                raise PrunerError("tokens come back under their own position ids, so nothing may be renumbered")
             self.positions = torch.arange(len(self), device=order.device).expand(len(self.positions), -1)
             self.next_position = len(self)
+        self._name_rows()
 
     def _divided(self, keys: Crops, group: Tensor, place: Tensor) -> dict[tuple[int, int], int]:
         """Rows left per crop of one group, told by their places if the group spans several crops."""
@@ -158,7 +174,7 @@ class Segment:
         counts = torch.bincount(torch.searchsorted(last, place), minlength=len(keys))
         return dict(zip(keys, counts.tolist(), strict=True))
 
-    def _taken(self, group: Tensor, selection: Selection | None) -> _Rows:
+    def _taken(self, group: Tensor, selection: Selection | None, repeats: bool) -> _Rows:
         """The rows that a selection makes of one group."""
         if selection is None:
             selection = Selection(torch.arange(len(group), device=group.device))
@@ -171,17 +187,26 @@ class Segment:
             positions=given.to(self.positions) if isinstance(given, Tensor) else self.positions[:, own],
             size=selection.sizes(self.size[at]),
             place=place,
-            column=self._columns(group, selection, made, source),
+            column=self._columns(group, selection, made, source, repeats),
             deepstack=torch.stack([selection.mix(rows[group]) for rows in self.deepstack])
             if len(self.deepstack) else self.deepstack.new_zeros(0, len(source), self.hidden.shape[1]),
         )  # fmt: skip
 
-    def _columns(self, group: Tensor, selection: Selection, made: Tensor, source: Tensor) -> Tensor:
-        if selection.weights is None or not len(source):  # nothing can be made
-            return self.column[group][source]
+    def _columns(
+        self, group: Tensor, selection: Selection, made: Tensor, source: Tensor, repeats: bool
+    ) -> Tensor:  # fmt: skip
+        """Columns of the new rows: those of their sources, new numbers for made rows and for second copies."""
+        own = self.column[group][source]
+        if not len(source) or (selection.weights is None and not repeats):
+            return own
+        if repeats:
+            order = source.argsort(stable=True)
+            again = torch.zeros_like(made)
+            again[order[1:]] = source[order[1:]] == source[order[:-1]]
+            made = made | again
         fresh = self.width + torch.arange(len(source), device=source.device)
         self.made += len(source)
-        return torch.where(made, fresh, self.column[group][source])
+        return torch.where(made, fresh, own)
 
 
 class _Rows(NamedTuple):

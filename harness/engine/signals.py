@@ -17,7 +17,7 @@ BLOCK = 256
 
 @dataclass
 class Record:
-    """What was recorded for one sample and method; every value with the sequence `index` of its token axis."""
+    """What was recorded for one sample and method; every value with the `Segment.ids` of its token axis."""
 
     values: dict[Signal, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -28,8 +28,9 @@ class Record:
         value, recorded = self.values[signal]
         if places is None or (isinstance(signal, Attention) and signal.keys == "all"):
             return value
-        if recorded is not segment.index:  # tokens have left since, but never change order: both are ascending
-            places = torch.searchsorted(recorded, segment.index[places])
+        if recorded is not segment.ids:  # tokens have left since
+            order = recorded.argsort()
+            places = order[torch.searchsorted(recorded[order], segment.ids[places])]
         return value.index_select(token_axis(signal), places)
 
 
@@ -55,14 +56,14 @@ def record_layer(
             continue
         if isinstance(signal, Attention):
             rows = attention_rows(signal, segment, state)
-            record.values[signal] = (reduced_attention(signal, q, k, rows), segment.index)
+            record.values[signal] = (reduced_attention(signal, q, k, rows), segment.ids)
             cost += 2 * q.shape[0] * q.shape[2] * len(rows) * k.shape[1]
         elif isinstance(signal, Keys):
-            record.values[signal] = (k, segment.index)
+            record.values[signal] = (k, segment.ids)
         elif isinstance(signal, Values):
-            record.values[signal] = (v, segment.index)
+            record.values[signal] = (v, segment.ids)
         elif isinstance(signal, Hidden):
-            record.values[signal] = (segment.hidden, segment.index)
+            record.values[signal] = (segment.hidden, segment.ids)
     return cost
 
 

@@ -65,7 +65,8 @@ class Trace:
         triggers: decode steps at which a step method re-selected.
         ret_prefill: visible visual tokens, mean over layers, over N; None without pictures, like the next two.
         ret_decode: visual keys read per step, mean over layers and steps, over N.
-        kv: resident visual KV entries at the end over those of the unpruned model.
+        kv: resident visual KV entries at the end over those of the unpruned model; tokens that a method made count
+            (VisionZip's class token, DSTP's merged one), so that it can exceed 1.
         flops: matrix-product FLOPs by part: vision, prefill, decode, overhead.
         overhead: what the overhead is made of: selection (signals and rules in prefill), monitor (a step method's look
             at its layer), recall (tokens brought back).

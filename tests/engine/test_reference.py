@@ -52,7 +52,7 @@ def drive(model: Model, request: Request, pruner: Pruner, forced: list[int]) -> 
     (done,) = prefill.run([(request, prompt, features)])
     cache = SlotCache(model.dims, model.axes, 1, model.device, model.dtype)
     decode = Decode(model, cache, pruner, ignore)
-    cache.admit(0, done.cache, len(forced))
+    cache.admit(0, done.cache, len(forced) + 1 + sum(len(part.index) for part in done.segment.held or []))
     decode.admit(0, done, prefill.begin(done))
     rows, out = [done.logits], Driven(done.logits, done)
     for t, token in enumerate(forced, 1):
