@@ -11,7 +11,7 @@ comma := ,
 help:
 	@echo "make quickstart   set up, run a real sweep on the CPU, print its leaderboard"
 	@echo "make test         set up, check style and types, run all fast tests"
-	@echo "make test-oldest  engine, models and accounting on transformers 5.17"
+	@echo "make test-oldest  engine, models, accounting, pruner and golden tests on transformers 5.17"
 	@echo "make lint         style and types alone"
 	@echo "make leaderboard  the committed results/leaderboard/*.md, measured anew"
 	@echo "make setup        .venv with the versions of constraints.txt"
