@@ -173,7 +173,8 @@ class _Run:
         began, request, decoding = time.perf_counter(), prefilled.request, self.decoding
         first, evidence = self.prefill.begin(prefilled), Evidence.of(prefilled)
         held = sum(len(part.index) for part in prefilled.segment.held or [])
-        self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens + held + 1)
+        back = held + 1 if held else 0  # and the one that may stand for all kept ones
+        self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens + back)
         self.decode.admit(slot, prefilled, first)
         prefilled.forget()
         self._wait()
