@@ -27,7 +27,8 @@ class Reserve:
     Attributes:
         column, index: [r] column of each, and its place in the prompt; positions: [A, r].
         hidden: [r, D] states entering layer `depth` of each; deepstack: [J, r, D].
-        depth: layer that each is about to enter; bare: layer from which on prefill left nothing but the kept ones.
+        depth: [r] layer that each is about to enter, on the CPU.
+        bare: layer from which on prefill left nothing but the kept ones.
         watched: which rows were about to enter the monitored layer at the first trigger, and their keys there.
         length: tokens of the prompt; `spent`: FLOPs of bringing back so far; `entries`: cache entries added.
     """
@@ -37,7 +38,7 @@ class Reserve:
     positions: Tensor
     hidden: Tensor
     deepstack: Tensor
-    depth: list[int]
+    depth: Tensor
     bare: int
     length: int
     watched: tuple[Tensor, Tensor] | None = None
@@ -50,13 +51,13 @@ class Reserve:
         """From what prefill dropped moment by moment; `last` is the model's depth if all of it is in the cache."""
         index = torch.cat([part.index for part in held])
         order = index.argsort(stable=True)
-        depth = torch.cat([torch.full((len(part.index),), part.layer) for part in held])[order.cpu()].tolist()
+        depth = torch.cat([torch.full((len(part.index),), part.layer) for part in held])[order.cpu()]
         return cls(
             torch.cat([part.column for part in held])[order], index[order],
             torch.cat([part.positions for part in held], dim=1)[:, order],
             torch.cat([part.hidden for part in held])[order],
             torch.cat([part.deepstack for part in held], dim=1)[:, order],
-            depth if last is None else [last] * len(depth), max(depth), length,
+            depth if last is None else torch.full_like(depth, last), int(depth.max()), length,
         )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ class Recaller:
         dense = self.model.info.depth if self.how == "dense" else None
         self.reserves[slot] = Reserve.of(held, length, dense) if held else None
         if self.how == "shadow" and held:
-            self.advance({slot: list(range(len(self._reserve(slot).depth)))}, self.model.info.depth)
+            self.advance({slot: torch.arange(len(self._reserve(slot).depth))}, self.model.info.depth)
 
     def _reserve(self, slot: int) -> Reserve:
         reserve = self.reserves[slot]
@@ -93,12 +94,8 @@ class Recaller:
 
     def fetch(self, visible: Tensor, slots: Sequence[int]) -> None:
         """Give keys and values in all layers to the tokens of these slots that are to be seen."""
-        wanted: dict[int, list[int]] = {}
-        for slot in slots:
-            reserve = self.reserves[slot]
-            if reserve is not None:
-                seen = visible[slot, reserve.column].tolist()
-                wanted[slot] = [i for i, yes in enumerate(seen) if yes]
+        held = {slot: reserve for slot in slots if (reserve := self.reserves[slot]) is not None}
+        wanted = {slot: torch.nonzero(visible[slot, reserve.column]).flatten().cpu() for slot, reserve in held.items()}
         self.advance(wanted, self.model.info.depth)
 
     def logits(self, layer: int, query: Tensor, cached: Tensor, slots: Sequence[int]) -> Tensor:
@@ -109,7 +106,7 @@ class Recaller:
         """
         out = torch.full_like(cached, -torch.inf)
         held = {slot: reserve for slot in slots if (reserve := self.reserves[slot]) is not None}
-        every = {slot: list(range(len(reserve.depth))) for slot, reserve in held.items()}
+        every = {slot: torch.arange(len(reserve.depth)) for slot, reserve in held.items()}
         self.advance(every, layer, pending=1)  # earlier layers hold this step's token behind their counted entries
         for slot, reserve in held.items():
             out[slot, :, reserve.column] = cached[slot][:, reserve.column]
@@ -128,13 +125,13 @@ class Recaller:
     def _watched(self, layer: int, reserve: Reserve) -> tuple[Tensor, Tensor]:
         """The rows that are about to enter a layer, and their keys [Hkv, w, d] there."""
         d = self.model.dims
-        rows = torch.tensor([i for i, depth in enumerate(reserve.depth) if depth == layer], device=self.model.device)
+        rows = torch.nonzero(reserve.depth == layer).flatten().to(self.model.device)
         if not len(rows):
-            return rows.long(), reserve.hidden.new_zeros(d.kv_heads, 0, d.head_dim)
+            return rows, reserve.hidden.new_zeros(d.kv_heads, 0, d.head_dim)
         reserve.spent += 2 * len(rows) * d.hidden * d.kv_heads * d.head_dim
         return rows, self.model.keys(layer, reserve.hidden[rows], reserve.positions[:, rows])
 
-    def advance(self, wanted: dict[int, list[int]], to: int, pending: int = 0) -> None:
+    def advance(self, wanted: dict[int, Tensor], to: int, pending: int = 0) -> None:
         """Run rows of the reserves through the layers before `to`, in one ragged pass per layer.
 
         A token attends to what its slot's cache holds of the prompt up to its own place (text, kept, brought back
@@ -145,11 +142,10 @@ class Recaller:
             self.groups = []
             for slot, rows in wanted.items():
                 reserve = self._reserve(slot)
-                now = [i for i in rows if reserve.depth[i] == layer]
-                if now:
-                    self.groups.append(_Group(slot, reserve, torch.tensor(now, device=self.model.device)))
-                    for i in now:
-                        reserve.depth[i] = layer + 1
+                now = rows[reserve.depth[rows] == layer]
+                if len(now):
+                    self.groups.append(_Group(slot, reserve, now.to(self.model.device)))
+                    reserve.depth[now] = layer + 1
             if self.groups:
                 self._layer(layer)
 
