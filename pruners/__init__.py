@@ -1,6 +1,6 @@
 """Training-free visual token pruning methods: one method, one short file, torch alone."""
 
-from pruners.base import Box, ModelInfo, Pruner, PrunerError, Sample, View
+from pruners.base import Pruner, PrunerError
 from pruners.budget import Budgeted, resolve_layer
 from pruners.compose import Pipeline
 from pruners.divprune import DivPrune
@@ -11,6 +11,7 @@ from pruners.none import Blind, NoPruning
 from pruners.replay import Replay
 from pruners.selection import Selection, Weights, keep_top
 from pruners.simple import Oracle, Pool, Random, Stride
+from pruners.views import Box, ModelInfo, Sample, View
 from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
 

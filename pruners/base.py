@@ -2,227 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from pruners.layout import Scope, VisualLayout
+from pruners.layout import Scope
 from pruners.selection import Selection
 from pruners.signals import Signal
+from pruners.views import CacheEdit, CacheView, ModelInfo, Recall, Sample, State, StepView, View, Visible
 
 Moment = Literal["encoder", "embed", "layer", "cache", "step"]
 MOMENTS: tuple[Moment, ...] = ("encoder", "embed", "layer", "cache", "step")
 
-State = dict[str, Tensor]
-
 
 class PrunerError(ValueError):
     """A method cannot be built, cannot act on this model, or cannot be combined with another method."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a method may know of a model before anything is loaded.
-
-    Attributes:
-        unit: tower tokens that one visual token is merged from (1 for CLIP, 4 for Qwen3-VL and InternVL).
-        has_cls: the tower has a class token per crop.
-        axes: position ids per token of the language model's RoPE (1, or 3 for M-RoPE).
-        tower_head_dim: channels of one attention head of the tower.
-        feature_layer: tower layer whose output is projected, counted from the end (-2 for LLaVA's CLIP).
-    """
-
-    name: str
-    depth: int
-    tower_depth: int
-    unit: int = 1
-    has_cls: bool = False
-    has_text_tower: bool = False
-    axes: int = 1
-    feature_layer: int = -1
-    tower_head_dim: int = 64
-
-
-@dataclass(frozen=True)
-class Box:
-    """A region of a picture that the answer needs, in fractions 0..1; known for synthetic benchmarks only."""
-
-    picture: int
-    top: float
-    left: float
-    bottom: float
-    right: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt as a method sees it (no batch axis).
-
-    Attributes:
-        id: identifier of the sample, stable over runs.
-        layout: places of its N visual tokens.
-        visual: [N] sequence indices of the visual tokens in the prompt.
-        length: tokens in the prompt, text and visual.
-        text_after: text tokens after the last picture (all of them without a picture).
-        embeds: [length, D] input embeddings of the language model.
-        question: text of the prompt without template.
-        needed: regions the answer needs, in the order of use; empty when unknown.
-        generator: random numbers that depend on the method's seed and the sample id alone.
-    """
-
-    id: str
-    layout: VisualLayout
-    visual: Tensor
-    length: int
-    text_after: int
-    embeds: Tensor
-    question: str
-    needed: tuple[Box, ...]
-    generator: Callable[[int], Generator]
-
-
-@dataclass(frozen=True)
-class View:
-    """Visual tokens of one scope group (crop, picture or prompt) at the moment a method acts on them.
-
-    Attributes:
-        layer: language-model layer about to run, tower layer that has just run (encoder), None at the embed moment, the
-            monitored layer in `begin`.
-        picture: number of the picture the tokens belong to; None for a prompt's worth of several pictures.
-        column: [n] what each token is called in the cache and while decoding: its row of `sample.layout`, or a number
-            from N on for a made token.
-        index: [n] places of the tokens in the current sequence.
-        hidden: [l, D] the current sequence: everything that enters `layer`, text included.
-        positions: [A, l] its position ids on the model's RoPE axes.
-        state: what `start` returned, shared by the groups and moments of this sample.
-        qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`.
-        project: the model's projector, [m, unit * Dt] -> [m, D], for methods that merge before it.
-    """
-
-    sample: Sample
-    layer: int | None
-    picture: int | None
-    column: Tensor
-    index: Tensor
-    hidden: Tensor
-    positions: Tensor
-    state: State
-    record: Callable[[Signal, Tensor], Tensor] = field(repr=False)
-    qk: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
-    final_norm: Callable[[Tensor], Tensor] = field(repr=False)
-    project: Callable[[Tensor], Tensor] = field(repr=False)
-
-    def __len__(self) -> int:
-        return self.index.shape[0]
-
-    @property
-    def token(self) -> Tensor:
-        """[n] row of `sample.layout` that each token continues, -1 for made tokens."""
-        return torch.where(self.column < len(self.sample.layout), self.column, -1)
-
-    @property
-    def features(self) -> Tensor:
-        """[n, D] hidden states of the view's tokens."""
-        return self.hidden[self.index]
-
-    def __getitem__(self, signal: Signal) -> Tensor:
-        """A declared signal, restricted to the view's tokens."""
-        return self.record(signal, self.index)
-
-
-@dataclass(frozen=True)
-class CacheView:
-    """The KV cache of one sample and one layer after prefill.
-
-    Attributes:
-        keys, values: [Hkv, l, d].
-        column: [l] column of each visual entry (see `View`), -2 for text.
-        index: [l] sequence index of each entry in the original prompt.
-    """
-
-    sample: Sample
-    layer: int
-    keys: Tensor
-    values: Tensor
-    column: Tensor
-    index: Tensor
-    state: State
-    record: Callable[[Signal, Tensor | None], Tensor] = field(repr=False)
-
-    def __getitem__(self, signal: Signal) -> Tensor:
-        """A declared signal over all entries of this layer."""
-        return self.record(signal, None)
-
-
-@dataclass(frozen=True)
-class CacheEdit:
-    """What replaces a layer's cache: entries `source` [Hkv, K] per head, with new contents where some were merged."""
-
-    source: Tensor
-    keys: Tensor | None = None
-    values: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class StepView:
-    """All slots of a decode step at the monitored layer.
-
-    The Nv columns of a slot are its N visual tokens in the order of the prompt, then those that its method made.
-
-    Attributes:
-        logits: [S, H, Nv] scaled query-key products with the cached visual keys, float32; -inf where `valid` is False.
-        valid: [S, Nv] which columns have a key in this layer.
-        layer: the monitored layer.
-        kept: [S, Nv] columns that were left by the last selection of prefill.
-        visible: [S, Nv] columns that the pass under way sees.
-        place: [S, Nv] where the key stands among all keys of the layer, text included; 0 where not valid.
-        length: [S] keys in this layer, the new token's own included.
-        step: [S] decode steps before this one.
-        state: tensors [S, ...] as declared by `Pruner.state_spec`; write new ones back with `Visible.state`.
-        rest: temperature -> [S, H] log-sum-exp of logits / temperature of every key that is not visual.
-        reserve: [S] slots -> logits [S, H, Nv] over the tokens that prefill dropped, -inf elsewhere and in all other
-            slots; computes their keys if they are not there yet. Only for methods that recall.
-    """
-
-    layer: int
-    logits: Tensor
-    valid: Tensor
-    kept: Tensor
-    visible: Tensor
-    place: Tensor
-    length: Tensor
-    step: Tensor
-    state: Mapping[str, Tensor]
-    rest: Callable[[float], Tensor] = field(repr=False)
-    reserve: Callable[[Tensor], Tensor] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Visible:
-    """Which visual tokens are visible, in this step or from the next one on.
-
-    Attributes:
-        mask: [S, Nv]. A token that prefill dropped stays visible in the layers before it was dropped. Columns without
-            a key are ignored, unless the method recalls and the slot triggers: then those tokens are brought back.
-        from_layer: earlier layers see everything they hold.
-        merged: [S] slots that see one more token, the mean of the keys and values of all kept ones.
-        triggers: [S] slots in which this step re-selected; the trace lists these steps.
-    """
-
-    mask: Tensor
-    from_layer: int
-    when: Literal["now", "next"] = "now"
-    state: Mapping[str, Tensor] = field(default_factory=dict)
-    merged: Tensor | None = None
-    triggers: Tensor | None = None
-
-
-Recall = Literal["recompute", "shadow", "dense"]
-"""How tokens that prefill dropped get keys and values for decoding: when they are asked for; all of them after prefill,
-in a pass that text and kept tokens do not see; or by an unpruned prefill whose selections only mask decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)

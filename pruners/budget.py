@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from pruners.base import ModelInfo, Pruner, PrunerError
+from pruners.base import Pruner, PrunerError
+from pruners.views import ModelInfo
 
 Layer = int | str | float
 """A layer number, or a depth fraction such as "2/32" (of the paper's model), which transfers to other depths."""

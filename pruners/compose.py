@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pruners.base import MOMENTS, ModelInfo, Pruner, PrunerError
+from pruners.base import MOMENTS, Pruner, PrunerError
 from pruners.none import Blind, NoPruning
+from pruners.views import ModelInfo
 
 
 @dataclass(frozen=True, kw_only=True)

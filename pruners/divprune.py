@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import ModelInfo, Moment, View
+from pruners.base import Moment
 from pruners.budget import BeforeLLM
 from pruners.selection import Selection
+from pruners.views import ModelInfo, View
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from pruners.base import ModelInfo, Pruner, PrunerError, Recall, State, StepView, View, Visible
+from pruners.base import Pruner, PrunerError
 from pruners.budget import Layer, resolve_layer
 from pruners.compose import Pipeline
 from pruners.none import Blind, NoPruning
 from pruners.signals import Attention, Signal
 from pruners.steps import DRAWS, drawn, draws, ranks
+from pruners.views import ModelInfo, Recall, State, StepView, View, Visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class DSTP(Pruner):
         swap: what a spell shows: "cpts" P and the chosen; "full" everything; "hard" the chosen alone; "merge" the
             chosen and one token with the mean key and value of P.
         reversion: back to P after L steps; otherwise a new choice is made every L steps from the first trigger on.
-        recall: see `pruners.base.Recall`; "dense" is an upper bound that saves nothing in prefill.
+        recall: see `pruners.views.Recall`; "dense" is an upper bound that saves nothing in prefill.
     """
 
     base: Pruner

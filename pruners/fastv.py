@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruners.base import ModelInfo, View
 from pruners.budget import Budgeted, Layer, resolve_layer
 from pruners.selection import Selection, keep_top
 from pruners.signals import Attention, Signal
+from pruners.views import ModelInfo, View
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pruners.base import Pruner, View
+from pruners.base import Pruner
 from pruners.selection import Selection
+from pruners.views import View
 
 
 @dataclass(frozen=True, kw_only=True)

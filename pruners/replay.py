@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from pruners.base import Pruner, PrunerError, View
+from pruners.base import Pruner, PrunerError
 from pruners.selection import Selection, Weights
+from pruners.views import View
 
 
 @dataclass(frozen=True, kw_only=True)

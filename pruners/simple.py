@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from pruners.base import Pruner, View
+from pruners.base import Pruner
 from pruners.budget import BeforeLLM
 from pruners.selection import Selection, Weights
+from pruners.views import View
 
 
 @dataclass(frozen=True, kw_only=True)

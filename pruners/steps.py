@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pruners.base import State, View
+from pruners.views import State, View
 
 DRAWS = 4096
 """Random numbers per sample; longer replies go through them again."""

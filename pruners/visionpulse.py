@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pruners.base import ModelInfo, Pruner, PrunerError, State, StepView, View, Visible
+from pruners.base import Pruner, PrunerError
 from pruners.budget import Layer, resolve_layer
 from pruners.steps import DRAWS, drawn, draws, ranks
+from pruners.views import ModelInfo, State, StepView, View, Visible
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,12 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pruners.base import ModelInfo, Moment, Pruner, PrunerError, View
+from pruners.base import Moment, Pruner, PrunerError
 from pruners.budget import BeforeLLM
 from pruners.layout import Scope
 from pruners.selection import Selection, Weights
 from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys
+from pruners.views import ModelInfo, View
 
 
 @dataclass(frozen=True, kw_only=True)

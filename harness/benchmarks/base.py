@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.engine.trace import Picture
-from pruners.base import Box
+from pruners.views import Box
 
 Runs = Sequence[tuple[int, Sequence[float]]]
 """(characters of the reply so far, readable share of each needed region), a new entry when it changes."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.benchmarks import glyphs
 from harness.benchmarks.base import Item, Runs, Score
-from pruners.base import Box
+from pruners.views import Box
 
 LENGTHS = range(3, 9)
 """Steps of the walks."""

@@ -14,7 +14,8 @@ from harness.engine.recall import Recaller
 from harness.engine.segment import TEXT
 from harness.models.attention import grouped, sdpa
 from harness.models.base import Model
-from pruners.base import Pruner, PrunerError, State, StepView, Visible
+from pruners.base import Pruner, PrunerError
+from pruners.views import State, StepView, Visible
 
 
 class Extra(NamedTuple):

@@ -17,9 +17,10 @@ from harness.engine.signals import Record, record_layer, token_axis
 from harness.engine.trace import Request
 from harness.models.attention import sdpa
 from harness.models.base import Features, Model, Prompt
-from pruners.base import CacheEdit, CacheView, Pruner, State, View
+from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal
+from pruners.views import CacheEdit, CacheView, State, View
 
 
 @dataclass

@@ -14,7 +14,8 @@ from harness.engine.parts import Part
 from harness.engine.segment import Held
 from harness.models.attention import grouped
 from harness.models.base import Model
-from pruners.base import Pruner, Recall
+from pruners.base import Pruner
+from pruners.views import Recall
 
 BLOCK = 256
 """Query rows per block: no [H, n, n] tensor exists."""

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from harness.engine.trace import Request
 from harness.models.base import Prompt
-from pruners.base import Sample
+from pruners.views import Sample
 
 
 def stable_seed(*parts: object) -> int:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pruners.base import PrunerError, Sample, State
+from pruners.base import PrunerError
 from pruners.layout import Scope
 from pruners.selection import Selection
+from pruners.views import Sample, State
 
 Crops = list[tuple[int, int]]
 """(picture, crop) of what a group of visual rows is made of."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from harness.engine.segment import Segment
-from pruners.base import PrunerError, State
+from pruners.base import PrunerError
 from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, Values
+from pruners.views import State
 
 BLOCK = 256
 """Query rows per block: no [H, n, n] tensor exists."""

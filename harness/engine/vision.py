@@ -14,9 +14,10 @@ from harness.engine.samples import make_sample
 from harness.engine.signals import token_axis
 from harness.engine.trace import Request
 from harness.models.base import EncoderHook, Features, Model, PictureInput, Prompt
-from pruners.base import Pruner, State, View
+from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal, TowerSignal
+from pruners.views import State, View
 
 
 class FeatureCache:

@@ -17,9 +17,10 @@ from harness.golden.scene import Bare, prefill
 from harness.models.attention import NAME
 from harness.models.decoder import Decoder
 from harness.models.sizes import text_dims
-from pruners.base import ModelInfo, Pruner
+from pruners.base import Pruner
 from pruners.fastv import FastV
 from pruners.none import NoPruning
+from pruners.views import ModelInfo
 
 FILE = "E2E_weights.npz"
 NAMES = {

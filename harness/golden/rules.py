@@ -10,10 +10,10 @@ from torch import Tensor
 from harness.golden.compare import Golden
 from harness.golden.scene import prune
 from harness.models.attention import grouped, sdpa
-from pruners.base import ModelInfo, StepView
 from pruners.divprune import DivPrune, order
 from pruners.fastv import FastV
 from pruners.signals import Attention, Signal, TowerAttention, TowerHidden, TowerKeys
+from pruners.views import ModelInfo, StepView
 from pruners.visionzip import VisionZip, reassemble
 
 LLAVA = ModelInfo(name="LLaVA-1.5", depth=32, tower_depth=24, has_cls=True, feature_layer=-2)

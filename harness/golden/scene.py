@@ -14,10 +14,11 @@ from harness.engine.prefill import Prefill, Prefilled
 from harness.engine.segment import Segment
 from harness.engine.trace import Request
 from harness.models.base import Features, Model, Prompt
-from pruners.base import ModelInfo, Pruner
+from pruners.base import Pruner
 from pruners.layout import VisualLayout
 from pruners.selection import Selection
 from pruners.signals import Signal
+from pruners.views import ModelInfo
 
 
 class Bare(Model):

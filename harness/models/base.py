@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.accounting.dims import Dims
-from pruners.base import ModelInfo
 from pruners.layout import VisualLayout
 from pruners.selection import Selection
 from pruners.signals import Signal
+from pruners.views import ModelInfo
 
 if TYPE_CHECKING:
     from harness.engine.parts import Part

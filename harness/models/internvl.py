@@ -14,8 +14,8 @@ from harness.models.base import ModelUnavailable, PictureInput
 from harness.models.crops import CropModel
 from harness.models.decoder import conversation
 from harness.models.sizes import crop_dims, crop_info
-from pruners.base import ModelInfo
 from pruners.layout import THUMBNAIL, Crop
+from pruners.views import ModelInfo
 
 if TYPE_CHECKING:
     from harness.engine.trace import Request

@@ -16,7 +16,7 @@ import torch
 
 from harness.models.attention import NAME
 from harness.models.base import Model, ModelUnavailable
-from pruners.base import ModelInfo
+from pruners.views import ModelInfo
 
 BUILTIN = "builtin:"
 TINY = Path(__file__).resolve().parents[1] / "tiny"

@@ -14,9 +14,9 @@ from harness.models.base import BadSample, EncoderHook, Features, PictureInput, 
 from harness.models.decoder import Decoder, conversation
 from harness.models.sizes import text_dims
 from harness.models.tower import hidden_signal, joint_signal
-from pruners.base import ModelInfo
 from pruners.layout import VisualLayout
 from pruners.signals import Signal, TowerHidden
+from pruners.views import ModelInfo
 
 if TYPE_CHECKING:
     from harness.engine.parts import Part

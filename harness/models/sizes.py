@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.accounting.dims import Dims
 from harness.models.base import ModelUnavailable
-from pruners.base import ModelInfo
+from pruners.views import ModelInfo
 
 
 def text_dims(text: Any) -> dict[str, int]:

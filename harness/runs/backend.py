@@ -9,7 +9,8 @@ from typing import Protocol
 from harness.engine.trace import Decoding, Request, Trace
 from harness.runs.config import EngineConfig, ModelConfig
 from harness.runs.errors import InputError
-from pruners.base import ModelInfo, Pruner
+from pruners.base import Pruner
+from pruners.views import ModelInfo
 
 
 class Engine(Protocol):

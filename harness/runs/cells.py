@@ -17,8 +17,9 @@ from harness.runs.components import fields, find, make
 from harness.runs.compose import Composed
 from harness.runs.config import Component, RunConfig
 from harness.runs.errors import InputError, Skip
-from pruners.base import ModelInfo, Pruner, PrunerError, parameters
+from pruners.base import Pruner, PrunerError, parameters
 from pruners.none import NoPruning
+from pruners.views import ModelInfo
 
 
 @dataclass(frozen=True)

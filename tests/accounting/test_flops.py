@@ -34,8 +34,9 @@ from pruners import (
     Weights,
     keep_top,
 )  # fmt: skip
-from pruners.base import CacheEdit, CacheView, Moment, State
+from pruners.base import Moment
 from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys
+from pruners.views import CacheEdit, CacheView, State
 from tests.engine.methods import METHODS
 from tests.tiny import CONFIGS, INTERNVL3_5_8B, LLAVA_1_5_7B, QWEN3_VL_4B, Grid, Prompted
 

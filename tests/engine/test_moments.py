@@ -15,8 +15,8 @@ from torch import Tensor
 from harness.engine import Decoding, Engine, Request
 from harness.models import Model
 from pruners import FastV, Pruner, PrunerError, Replay, Selection, View, Weights
-from pruners.base import CacheEdit, CacheView, ModelInfo, State, StepView, Visible
 from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys, Values
+from pruners.views import CacheEdit, CacheView, ModelInfo, State, StepView, Visible
 from tests.conftest import prompts
 from tests.engine.methods import METHODS
 from tests.engine.test_reference import engine_logits

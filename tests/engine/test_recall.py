@@ -25,7 +25,7 @@ from pruners import (
     VisionPulse,
     VisionZip,
 )
-from pruners.base import State, StepView, Visible
+from pruners.views import State, StepView, Visible
 from tests.engine.methods import METHODS
 from tests.tiny import BY_FAMILY, CONFIGS, Prompted
 

@@ -23,7 +23,7 @@ from harness.engine.vision import FeatureCache, Vision
 from harness.models import Model
 from harness.models.base import Prompt
 from pruners import DSTP, DivPrune, FastV, NoPruning, Pipeline, Pruner, Random, VisionPulse
-from pruners.base import StepView
+from pruners.views import StepView
 from tests.conftest import drawn, prompts, tiny
 from tests.reference import decoder as rules
 from tests.tiny import BY_FAMILY, CONFIGS, Grid, Prompted

@@ -22,7 +22,7 @@ from pruners import (
     VisionPulse,
     VisionZip,
 )
-from pruners.base import StepView
+from pruners.views import StepView
 
 INFO = ModelInfo(name="m", depth=36, tower_depth=2, axes=3)
 HEADS, BEFORE, N, AFTER = 3, 7, 50, 9  # keys of a slot: text, visual, text

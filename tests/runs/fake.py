@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from harness.engine.trace import Decoding, Request, Trace
 from harness.runs.config import EngineConfig, ModelConfig
-from pruners.base import ModelInfo, Pruner
+from pruners.base import Pruner
+from pruners.views import ModelInfo
 
 
 @dataclass

@@ -14,7 +14,8 @@ from harness.runs.compose import Configs, compose_all
 from harness.runs.config import EngineConfig, ModelConfig
 from harness.runs.run import run_cells
 from harness.tables import leaderboard
-from pruners.base import ModelInfo, Pruner
+from pruners.base import Pruner
+from pruners.views import ModelInfo
 
 SAME = {
     **{
