@@ -71,6 +71,7 @@ class Trace:
         overhead: what the overhead is made of: selection (signals and rules in prefill), monitor (a step method's look
             at its layer), recall (tokens brought back).
         kv_bytes: visible (mean over steps), resident and allocated bytes of the KV cache at the end.
+        prefill_seconds, decode_seconds: of the language model; vision features, which methods share, are not timed.
         evidence_runs: what the reply could read of the regions that its answer needs, where the benchmark names them
             (see `harness.engine.evidence`).
         kept: kept sets, one entry per moment and group, for `replay`.
