@@ -137,13 +137,15 @@ def exported(entry: dict[str, Any]) -> dict[str, Any]:
         weights[2].extend(values)
         source += [old[s] if s >= 0 else -1 for s in chosen.source.tolist()]
     acted = [selection for _, selection in entry["chosen"] if selection is not None]
-    given = [selection.positions for selection in acted]
-    if all(isinstance(ids, Tensor) for ids in given) and len(given) == len(entry["chosen"]):
-        positions: Any = torch.cat([ids for ids in given if isinstance(ids, Tensor)], dim=1).tolist()
+    names = {ids for ids in (selection.positions for selection in acted) if isinstance(ids, str)}
+    given = [selection.positions for selection in acted if isinstance(selection.positions, Tensor)]
+    if len(given) == len(entry["chosen"]):
+        positions: Any = torch.cat(given, dim=1).tolist()
     else:
-        positions = "renumber" if "renumber" in [ids for ids in given if isinstance(ids, str)] else given[0]
-    inexact = isinstance(positions, Tensor) or any(selection.features is not None for selection in acted)
+        positions = "renumber" if "renumber" in names else min(names, default="keep")
+    partial = bool(given) and len(given) < len(entry["chosen"])
+    inexact = partial or any(selection.features is not None for selection in acted)
     return {
         "layer": entry["layer"], "source": source, "weights": weights if merged else None,
-        "positions": "keep" if isinstance(positions, Tensor) else positions, **({"inexact": True} if inexact else {}),
+        "positions": positions, **({"inexact": True} if inexact else {}),
     }  # fmt: skip

@@ -14,6 +14,7 @@ from pruners.divprune import DivPrune, order
 from pruners.fastv import FastV
 from pruners.signals import Attention, Signal, TowerAttention, TowerHidden, TowerKeys
 from pruners.views import ModelInfo, StepView
+from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip, reassemble
 
 LLAVA = ModelInfo(name="LLaVA-1.5", depth=32, tower_depth=24, has_cls=True, feature_layer=-2)
@@ -90,8 +91,6 @@ def visionzip_qwen(golden: Golden) -> None:
 
 def visionpulse(golden: Golden) -> None:
     """One decode step at the anchor layer: mass, mask, and attention over what is left."""
-    from pruners.visionpulse import VisionPulse
-
     query, key, value = golden["in_query"], golden["in_key"], golden["in_value"]
     start, n = golden.number("in_visual_start"), golden.number("in_visual_length")
     pulse = VisionPulse(
@@ -102,7 +101,6 @@ def visionpulse(golden: Golden) -> None:
     view = step_view(logits, start, n, anchor=pulse.step_layer(QWEN.depth))
     golden.close("out_visual_mass", pulse.mass(view))
     decision = pulse.at_step(view)
-    assert decision is not None
     seen = torch.ones(key.shape[1], dtype=torch.bool)
     seen[start : start + n] = decision.mask[0]
     golden.equal("out_keep_index", decision.mask[0].nonzero().flatten() + start)

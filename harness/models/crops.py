@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt
-from harness.models.decoder import Decoder
+from harness.models.decoder import Decoder, check_placeholders
 from harness.models.tower import class_signal, crop_axis, hidden_signal
 from pruners.layout import Crop, VisualLayout
 from pruners.signals import Signal, TowerHidden, TowerSignal
@@ -68,9 +68,8 @@ class CropModel(Decoder):
 
     def lay_out(self, ids: list[int], pictures: Sequence[tuple[PictureInput, list[Crop]]]) -> Prompt:
         """Expand each picture's placeholder and count positions."""
-        token, found = self.config.image_token_id, ids.count(self.config.image_token_id)
-        if found != len(pictures):
-            raise BadSample(f"the text holds {found - len(pictures)} image placeholder tokens of its own")
+        token = self.config.image_token_id
+        check_placeholders(ids, token, len(pictures))
         left = (sum(crop.rows * crop.columns for crop in crops) for _, crops in pictures)
         row = torch.tensor([t for i in ids for t in ([i] if i != token else [i] * next(left))])
         return Prompt(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.models.base import Model
+from harness.models.base import BadSample, Model
 from harness.models.pictures import open_picture
 from harness.models.tower import rotate
 
@@ -87,3 +87,9 @@ def conversation(request: Request, system: str | None) -> tuple[list[dict[str, A
     if system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     return messages, images
+
+
+def check_placeholders(ids: list[int], token: int, pictures: int) -> None:
+    """Raise BadSample unless a prompt has one placeholder per picture: text may hold none of its own."""
+    if ids.count(token) != pictures:
+        raise BadSample(f"the text holds {ids.count(token) - pictures} image placeholder tokens of its own")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.accounting.dims import Dims
 from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt
-from harness.models.decoder import Decoder, conversation
+from harness.models.decoder import Decoder, check_placeholders, conversation
 from harness.models.sizes import text_dims
 from harness.models.tower import hidden_signal, joint_signal
 from pruners.layout import VisualLayout
@@ -60,10 +60,7 @@ class Qwen3VL(Decoder):
     def layout_prompt(self, ids: list[int], pictures: tuple[PictureInput, ...]) -> Prompt:
         """Expand each picture's placeholder and number everything: text counts on, a picture spans a grid (M-RoPE)."""
         image_token = self.config.image_token_id
-        if ids.count(image_token) != len(pictures):
-            raise BadSample(
-                f"the text holds {ids.count(image_token) - len(pictures)} image placeholder tokens of its own"
-            )
+        check_placeholders(ids, image_token, len(pictures))
         grids = [(p.grid[0] // self.merge, p.grid[1] // self.merge) for p in pictures]
         left, out, position, columns, visual = iter(grids), [], 0, [], []
         for token in ids:
@@ -121,7 +118,7 @@ class Qwen3VL(Decoder):
                 cos, sin = (
                     t.reshape(len(token), -1)[selection.source].reshape(len(selection) * unit, -1) for t in (cos, sin)
                 )
-                deepstack = [selection.rows(rows) for rows in deepstack]
+                deepstack = [selection.mix(rows) for rows in deepstack]
                 token = token[selection.source]
                 out.token = token
         out.tower_tokens[0].append(len(hidden))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,8 +94,8 @@ def test_other_budgets() -> None:
     draws = torch.linspace(0, 1, 4096).expand(2, -1)
     counts = []
     for step in (0, 2048, 4095):
-        object.__setattr__(seen, "state", {"draws": draws})
-        object.__setattr__(seen, "step", torch.full((2,), step))
+        seen = replace(seen, state={"draws": draws})
+        seen = replace(seen, step=torch.full((2,), step))
         counts.append(method.at_step(seen).mask.sum(1).tolist())
     assert counts == [[5, 3], [25, 15], [45, 27]]
     weights = [softmax(row[BEFORE : BEFORE + N]) for row in logits[0].tolist()]
@@ -109,8 +110,8 @@ def test_a_slot_without_picture_is_ordinary_input() -> None:
     for method in (VisionPulse(), VisionPulse(budget="top_p"), VisionPulse(block=8), VisionPulse(budget="fixed")):
         assert method.at_step(seen).mask[0].any()
     zero = torch.zeros(2)
-    object.__setattr__(seen, "state", {"anchor": torch.zeros(2, N), "left": zero, "sum": zero, "count": zero})
-    object.__setattr__(seen, "kept", seen.valid)
+    seen = replace(seen, state={"anchor": torch.zeros(2, N), "left": zero, "sum": zero, "count": zero})
+    seen = replace(seen, kept=seen.valid)
     decision = DSTP(base=FastV()).at_step(seen)
     assert decision.triggers is not None and decision.triggers.tolist() == [True, False]
 
@@ -159,8 +160,8 @@ def test_dstp_runs_its_base_under_the_ids_of_the_full_prompt(base: Pruner) -> No
 def test_an_empty_choice_is_kept() -> None:
     """A base that leaves nothing of a picture: nothing to compare with, so nothing triggers."""
     seen, _ = view()
-    object.__setattr__(seen, "kept", torch.zeros_like(seen.valid))
+    seen = replace(seen, kept=torch.zeros_like(seen.valid))
     zero = torch.zeros(2)
-    object.__setattr__(seen, "state", {"anchor": torch.zeros(2, N), "left": zero, "sum": zero, "count": zero})
+    seen = replace(seen, state={"anchor": torch.zeros(2, N), "left": zero, "sum": zero, "count": zero})
     decision = DSTP(base=FastV()).at_step(seen)
     assert decision.triggers is not None and not decision.triggers.any()

@@ -10,27 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .decoder import (
-    DSTP,
-    CropDecoder,
-    FastV,
-    Kept,
-    Masks,
-    Prompt,
-    Pulse,
-    Result,
-    Rule,
-    Step,
-    VisionPulse,
-    activation,
-    attend,
-    split_heads,
-    top,
-)  # fmt: skip
-
-__all__ = [
-    "DSTP", "FastV", "Kept", "Masks", "Prompt", "Pulse", "Reference", "Result", "Rule", "Step", "VisionPulse", "top",
-]  # fmt: skip
+from .decoder import CropDecoder, activation, attend, split_heads
 
 TOWER, PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 

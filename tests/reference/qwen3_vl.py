@@ -4,7 +4,7 @@ The text model and the pruning rules are those of `decoder`; here are the tower,
 
     ref = Reference(model)
     prompt = ref.prompt(input_ids, pixel_values, grid_thw)
-    result = ref.run(prompt, generated=[5, 9], rule=FastV(layer=2, keep=[20]))
+    result = ref.run(prompt, generated=[5, 9], rule=decoder.FastV(layer=2, keep=[20]))
     result.logits  # [3, vocab]: after the prompt, after token 5, after token 9
     result.kept    # for each picture, the tokens that remain
 """
@@ -18,28 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decoder import (
-    DSTP,
-    Decoder,
-    FastV,
-    Kept,
-    Masks,
-    Prompt,
-    Pulse,
-    Result,
-    Rule,
-    Step,
-    VisionPulse,
-    attend,
-    rotate,
-    split_heads,
-    top,
-)
-
-__all__ = [
-    "DSTP", "FastV", "Grid", "Kept", "Masks", "Prompt", "Pulse", "Reference", "Result", "Rule", "Step", "VisionPulse",
-    "top",
-]  # fmt: skip
+from .decoder import Decoder, Prompt, attend, rotate, split_heads
 
 Grid = tuple[int, int, int]  # frames (always 1 here), patch rows, patch columns of a picture, before merging
 

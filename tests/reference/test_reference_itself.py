@@ -13,7 +13,8 @@ from torch import Tensor
 sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # pictures are tensors here
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration  # noqa: E402
 
-from .qwen3_vl import FastV, Grid, Masks, Prompt, Reference, Result, top  # noqa: E402
+from .decoder import FastV, Masks, Prompt, Result, top  # noqa: E402
+from .qwen3_vl import Grid, Reference  # noqa: E402
 
 IMAGE, VOCAB, DEPTH = 90, 96, 3
 GRIDS: list[Grid] = [(1, 4, 6), (1, 2, 8), (1, 6, 4)]  # the 5 x 5 table of positions fits none of them
