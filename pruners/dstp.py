@@ -65,17 +65,18 @@ class DSTP(Pruner):
             raise PrunerError(f"L must be at least 1 step, got {self.L}")
         if not 0 <= self.rate <= 1:
             raise PrunerError(f"rate must lie in [0, 1], got {self.rate}")
+
+    def check(self, model: ModelInfo) -> None:
+        """Raise PrunerError if the base drops nothing, or what cannot come back."""
         for stage in self.base.stages():
             name = type(stage).__name__
             late = {"encoder", "cache", "step"} & set(stage.moments())
             if isinstance(stage, NoPruning | Blind):
                 raise PrunerError(f"DSTP needs a base that keeps some visual tokens and drops others, not {name}")
             if late:
-                raise PrunerError(f"DSTP cannot bring back what {name} drops at the {late.pop()} moment")
+                raise PrunerError(f"DSTP cannot bring back what {name} drops at the {min(late)} moment")
             if getattr(stage, "positions", "keep") != "keep":
                 raise PrunerError(f"DSTP brings tokens back under their own ids, but {name} renumbers")
-
-    def check(self, model: ModelInfo) -> None:
         self.base.check(model)
         self.step_layer(model.depth)
         if self.recall == "dense" and max(len(self.base.stages()), len(self.base.layers(model.depth))) > 1:

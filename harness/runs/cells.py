@@ -132,12 +132,7 @@ def make_pruner(config: RunConfig) -> Pruner:
         return pruner
     if isinstance(pruner, NoPruning):
         raise Skip("an add-on needs a method that drops tokens")
-    try:
-        wrapped: Pruner = make(config.addon, "addon", base=pruner)
-    except InputError as error:
-        if isinstance(error.__cause__, PrunerError):
-            raise Skip(str(error)) from None
-        raise
+    wrapped: Pruner = make(config.addon, "addon", base=pruner)
     return wrapped
 
 

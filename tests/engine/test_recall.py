@@ -89,7 +89,7 @@ def test_nothing_is_renumbered_under_a_recall(tmp_path: Path) -> None:
     file = tmp_path / "kept.jsonl"
     file.write_text(json.dumps({"id": "s", "kept": [{"layer": 2, "source": [0, 3], "positions": "renumber"}]}))
     with pytest.raises(PrunerError, match="Replay renumbers"):
-        DSTP(base=Replay(path=str(file)))
+        DSTP(base=Replay(path=str(file))).check(build("llava").info)
     model = build("llava")
     with pytest.raises(PrunerError, match="wraps the whole pipeline"):
         list(Engine(model).run([], Pipeline(methods=(Random(), DSTP(base=FastV()))), LONG))

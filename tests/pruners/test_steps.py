@@ -130,13 +130,13 @@ def test_visionpulse_refuses(bad: dict[str, float]) -> None:
 def test_dstp_refuses_what_it_cannot_bring_back() -> None:
     for base in (NoPruning(), Blind()):
         with pytest.raises(PrunerError, match="needs a base that keeps some"):
-            DSTP(base=base)
+            DSTP(base=base).check(INFO)
     with pytest.raises(PrunerError, match="VisionPulse drops at the step moment"):
-        DSTP(base=Pipeline(methods=(FastV(), VisionPulse())))
+        DSTP(base=Pipeline(methods=(FastV(), VisionPulse()))).check(INFO)
     with pytest.raises(PrunerError, match="at the step moment"):
-        DSTP(base=DSTP(base=FastV()))
+        DSTP(base=DSTP(base=FastV())).check(INFO)
     with pytest.raises(PrunerError, match="Random renumbers"):
-        DSTP(base=Random(positions="renumber"))
+        DSTP(base=Random(positions="renumber")).check(INFO)
     for bad in ({"L": 0}, {"rate": 2.0}):
         with pytest.raises(PrunerError):
             DSTP(base=FastV(), **bad)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def test_full_model_with_an_add_on_is_skipped(plan, monkeypatch, tmp_path):
     found = Resolver(FakeBackend()).plan(compose_all(arguments, Configs.find([str(tmp_path)])))
     assert names(found) == ["none", "stride@0.333", "blind", "stride@0.333+wrap"]
     assert [reason for _, reason in found.skipped] == [
-        "an add-on needs a method that drops tokens", "wrap: Blind leaves nothing"
+        "an add-on needs a method that drops tokens", "Blind leaves nothing"
     ]  # fmt: skip
     sys.modules.pop("addons_of_mine")
 
@@ -79,7 +79,7 @@ from pruners import Blind, Pruner, PrunerError
 class Wrap(Pruner):
     base: Pruner
 
-    def __post_init__(self):
+    def check(self, model):
         if isinstance(self.base, Blind):
             raise PrunerError("Blind leaves nothing")
 """
