@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.benchmarks.glyph_tasks import Glyphs
+from harness.benchmarks.scoring import score
 from harness.engine import Decoding, Engine, Request
 from harness.models import Model
 from harness.models.loading import TINY
@@ -19,7 +20,8 @@ def accuracy(model: Model, benchmark: Glyphs, pruner: Pruner, n: int) -> float:
     requests = [Request(item.id, item.content, needed=item.needed) for item in items.values()]
     traces = list(Engine(model).run(requests, pruner, Decoding(max_new_tokens=96)))
     assert len(traces) == n
-    return sum(benchmark.score(items[t.id], t.text).credit for t in traces) / n
+    verdicts = [score(benchmark.scoring.rule, items[t.id], t.text) for t in traces]
+    return sum(v.value or 0.0 for v in verdicts) / n
 
 
 @pytest.mark.parametrize(("task", "by", "least"), [("walk", "both", 0.8), ("lookup", "position", 0.9)])

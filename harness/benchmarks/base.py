@@ -1,4 +1,4 @@
-"""What a benchmark gives: items with prompts and references, and a rule that scores replies."""
+"""What a benchmark gives: items with prompts and references, and the names of the rules that score replies."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ Runs = Sequence[tuple[int, Sequence[float]]]
 """(characters of the reply so far, readable share of each needed region), a new entry when it changes."""
 
 
+class DataError(ValueError):
+    """Data that is not there, or not what the benchmark expects; one line that says what to do."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One question.
@@ -24,7 +28,8 @@ class Item:
         cluster: items that share a picture or a seed question; the unit of resampling.
         category: for break-downs.
         needed: regions that the answer needs, in order of use, where known.
-        meta: whatever the scorer needs besides.
+        meta: whatever rules and judges need besides, as plain JSON values (options, question, ...).
+        system: system texts of this item, after the protocol's.
     """
 
     id: str
@@ -34,29 +39,40 @@ class Item:
     category: str = ""
     needed: tuple[Box, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    system: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Score:
-    """Verdict on one reply: credit 0..1, and the answer that was read from it (None: nothing could be read)."""
+class Scoring:
+    """How replies are scored, by names known to `harness.benchmarks.scoring`.
 
-    credit: float
-    parsed: str | None
+    Attributes:
+        rule: the official rule; it may need a judge.
+        lenient: a rule that reads answers in any reasonable form, reported beside the official one.
+        metrics: what is computed from the verdicts; the first is the headline.
+    """
+
+    rule: str
+    lenient: str
+    metrics: tuple[str, ...] = ("mean",)
 
 
 class Benchmark(Protocol):
-    """A fixed list of items and the rule that scores them."""
+    """A fixed list of items and the names of the rules that score them."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name of the benchmark."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """How its replies are scored."""
 
     def items(self) -> Sequence[Item]:
-        """All items, in their fixed order. Pictures may be loaded when an item is taken."""
+        """All items, in their fixed order. Pictures may be loaded when an item is taken. Raises DataError."""
 
     def content_hash(self) -> str:
         """Hash of everything that a reply can depend on: prompts, pictures, order."""
-
-    def score(self, item: Item, text: str) -> Score:
-        """Verdict on a reply, by the benchmark's official rule."""
 
     def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
         """Evidence recall: the share of the needed regions that was readable when it was needed, 0..1.

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 from PIL import Image
 
 from harness.benchmarks import glyphs
-from harness.benchmarks.base import Item, Runs, Score
+from harness.benchmarks.base import Item, Runs, Scoring
 from pruners.views import Box
 
 LENGTHS = range(3, 9)
@@ -48,6 +48,11 @@ class Glyphs:
     def name(self) -> str:
         """Name of the benchmark."""
         return f"glyph_{self.task}"
+
+    @property
+    def scoring(self) -> Scoring:
+        """One rule: replies are machine-made words."""
+        return Scoring(f"glyph.{self.task}", f"glyph.{self.task}")
 
     def items(self) -> Sequence[Item]:
         """All items; each is drawn from its own random stream when it is taken."""
@@ -88,11 +93,6 @@ class Glyphs:
             meta={"reply": task.reply},
         )
 
-    def score(self, item: Item, text: str) -> Score:
-        """Look-up: the whole reply is the answer. Walk: the number after the last "answer" is."""
-        parsed = _last_answer(text) if self.task == "walk" else text.strip().removesuffix(".").lower() or None
-        return Score(float(parsed == item.answer), parsed)
-
     def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
         """Evidence recall. A look-up needs its cell for its first token; a walk needs its k-th cell for the pips and
         the arrow that it writes after the k-th place name. What the reply did not get to counts as at its end."""
@@ -111,11 +111,6 @@ class Glyphs:
 def _run(runs: Runs, place: int) -> Sequence[float]:
     """The run in force when the token after `place` characters was written."""
     return next(shares for start, shares in reversed(runs) if start <= place)
-
-
-def _last_answer(text: str) -> str | None:
-    found = re.fullmatch(r"(?s).*\banswer\b\D*?(\d+).*", text)
-    return str(int(found[1])) if found else None
 
 
 def _box(cell: glyphs.Cell) -> Box:

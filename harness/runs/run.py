@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from harness.benchmarks.base import Item, Score
+from harness.benchmarks import scoring
+from harness.benchmarks.base import Item
 from harness.engine.trace import Request, Trace
 from harness.runs.backend import Backend
 from harness.runs.cells import Cell, budget
@@ -205,12 +206,12 @@ class CellRun:
     def _record(self, trace: Trace, item: Item) -> dict[str, Any]:
         record = {name: value for name, value in trace.record().items() if name not in ("kept", "evidence_runs")}
         text = reply(trace.text, self.cell.config.model.thinking)
-        score = Score(0.0, None) if trace.finish == "error" else self.cell.benchmark.score(item, text)
+        verdict = scoring.score(self.cell.benchmark.scoring.rule, item, text)
         benchmark, known = self.cell.benchmark, bool(item.needed) and trace.finish != "error"
         return record | {
             "evidence": benchmark.evidence(item, trace.text, trace.evidence_runs) if known else None,
             "answer": item.answer, "category": item.category, "cluster": item.cluster,
-            "credit": score.credit, "parsed": score.parsed, "code": self.code,
+            "credit": verdict.value if trace.finish != "error" else 0.0, "parsed": verdict.extracted, "code": self.code,
         }  # fmt: skip
 
     def _export_kept(self) -> None:

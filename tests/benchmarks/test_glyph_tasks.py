@@ -9,6 +9,7 @@ import pytest
 
 from harness.benchmarks import glyphs
 from harness.benchmarks.glyph_tasks import LENGTHS, Glyphs
+from harness.benchmarks.scoring import score
 
 
 @pytest.mark.parametrize(
@@ -80,8 +81,9 @@ def test_needed_boxes_hold_the_evidence():
 def test_the_last_answer_of_a_walk_counts(reply, parsed):
     benchmark = Glyphs(task="walk")
     item = benchmark.items()[0]
-    assert benchmark.score(item, reply).parsed == parsed
-    assert benchmark.score(item, item.meta["reply"]).credit == 1
+    rule = benchmark.scoring.rule
+    assert score(rule, item, reply).extracted == parsed
+    assert score(rule, item, item.meta["reply"]).correct
 
 
 @pytest.mark.parametrize(
@@ -92,9 +94,9 @@ def test_a_lookup_must_be_the_whole_reply(answer, reply, credit):
     from dataclasses import replace
 
     benchmark = Glyphs(task="lookup")
-    score = benchmark.score(replace(benchmark.items()[0], answer=answer), reply)
-    assert score.credit == credit
-    assert (score.parsed is None) == (reply in ("", "."))
+    verdict = score(benchmark.scoring.rule, replace(benchmark.items()[0], answer=answer), reply)
+    assert verdict.value == credit
+    assert verdict.unparsed == (verdict.extracted is None) == (reply in ("", "."))
 
 
 def test_bad_parameters():

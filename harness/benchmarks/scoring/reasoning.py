@@ -1,0 +1,9 @@
+"""Reasoning benchmarks: MathVerse, DynaMath, LogicVista."""
+
+from __future__ import annotations
+
+from harness.benchmarks.scoring.verdict import JudgedRule, Metric, Rule
+
+RULES: dict[str, Rule] = {}
+JUDGED: dict[str, JudgedRule] = {}
+METRICS: dict[str, Metric] = {}
