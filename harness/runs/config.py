@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from harness.runs.errors import InputError
 from harness.runs.typed import build
@@ -50,7 +52,15 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolConfig:
-    """How questions are asked and judged; see design section 7."""
+    """How questions are asked and judged; see design section 7.
+
+    Attributes:
+        thinking: what is scored of a reply that thinks: the answer alone ("cut"), the whole reply if its thinking does
+            not end ("cut_or_whole"), or always the whole reply.
+        judge_model: who judged the numbers that the protocol is known by; `judge=` says who judges here.
+        assumed: what the protocol leaves open, or what is not as its source has it.
+        changed: keys of the protocol that the command line overrides.
+    """
 
     name: str
     version: int
@@ -63,7 +73,17 @@ class ProtocolConfig:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
-    scorer: str = "official"
+    thinking: Literal["cut", "cut_or_whole", "whole"] = "cut"
+    judge_model: str | None = None
+    assumed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What whoever uses it must know: a line each for what was changed and what is open."""
+        name = f"{self.name}/{self.version}"
+        changed = (f"{name} with {', '.join(self.changed)} changed",) if self.changed else ()
+        return (*changed, *(f"{name} assumes: {text}" for text in self.assumed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +126,39 @@ class LoggerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """Who judges replies that no rule can score."""
+    """Who judges replies that no rule can score: an endpoint (`model` at `base_url`), or a model here (`path`).
+
+    `key_env` names the environment variable that holds the key; prices are US dollars per million tokens, and what they
+    are paid for is assumed (`prompt_tokens`, `completion_tokens` per question).
+    """
 
     name: str
-    kind: Literal["none"] = "none"
+    kind: Literal["none", "openai_compatible", "hf_local"] = "none"
+    model: str | None = None
+    base_url: str | None = None
+    key_env: str | None = None
+    timeout: float = 120.0
+    retries: int = 5
+    concurrency: int = 1
+    path: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: str = "auto"
+    prompt_price: float | None = None
+    completion_price: float | None = None
+    prompt_tokens: int = 800
+    completion_tokens: int = 200
+
+    def __post_init__(self) -> None:
+        # what was mistaken may be the key itself, so it is not repeated
+        if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
+            raise InputError("judge.key_env= is the NAME of the environment variable that holds the key, in capitals")
+        url = urlsplit(self.base_url or "http://host")
+        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query or url.fragment:
+            raise InputError("judge.base_url= must be http(s)://host/path without user, password or query")
+        for name, least in (("concurrency", 1), ("retries", 0), ("timeout", 0.001)):
+            if getattr(self, name) < least:
+                raise InputError(f"judge.{name} must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
