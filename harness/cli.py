@@ -28,6 +28,7 @@ Commas, range() and glob() span a grid. The same command again finishes what is 
 `vtpbench list` shows models, methods, benchmarks and experiments; conf/run.yaml explains every key.
 """
 
+ARGUMENTS = {"diff": "FOLDER", "score": "FOLDER or key=value"}
 Verb = Callable[[argparse.Namespace, "Backend | None"], int]
 
 
@@ -69,13 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb, text in (
         ("run", run, "run a grid of cells; finished samples are never run again"),
         ("plan", plan, "show the cells of a grid, what is done and what the rest will cost"),
+        ("score", score, "score stored replies again: another rule (rule=), or a judge (judge=)"),
+        ("check", check, "check a benchmark's data: schema, revision, number of rows"),
         ("table", table, "print the leaderboard"),
         ("status", status, "show all cells of the results folder"),
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
         sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        sub.add_argument("overrides", nargs="*", metavar="FOLDER" if name == "diff" else "key=value")
+        sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
         sub.add_argument("--config-dir", action="append", default=[], help="a folder with groups of your own")
         sub.add_argument("-m", "--multirun", action="store_true", help="accepted for Hydra habits; changes nothing")
         sub.set_defaults(verb=verb)
@@ -119,7 +122,48 @@ def _plan(arguments: argparse.Namespace, backend: Backend | None) -> tuple[Plan,
     found = Resolver(backend).plan(compose_all(arguments.overrides, Configs.find(arguments.config_dir)))
     for name, reason in found.skipped:
         print(f"skipped {name}: {reason}", file=sys.stderr)
+    for text in dict.fromkeys(text for cell in found.cells for text in cell.config.protocol.said):
+        print(text, file=sys.stderr)
     return found, backend
+
+
+def score(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Score stored replies again."""
+    from harness.runs.rescore import CHANGES, cell_folders, judge_config, rescore
+    from harness.runs.run import find_judge
+
+    paths = [text for text in arguments.overrides if "=" not in text]
+    keys = parse([text for text in arguments.overrides if "=" in text])
+    check_keys([key for key in keys if key.partition(".")[0] != "judge"], (*CHANGES, "paths.results", "judge"), "")
+    if not paths:
+        raise InputError("score needs cell folders, or a folder above them such as results/runs")
+    judging = [f"{key}={value}" for key, value in keys.items() if key.partition(".")[0] == "judge"]
+    config = judge_config(judging, Configs.find(arguments.config_dir))
+    judge = find_judge(config, Path(keys.get("paths.results", "results")))
+    rows = list(rescore(cell_folders(paths), keys, judge, config))
+    _print(rows)
+    return int(judge is not None and any(row["unjudged"] for row in rows))
+
+
+def check(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Check the data of benchmarks."""
+    from harness.benchmarks.base import DataError
+    from harness.benchmarks.check import check as rows_of
+    from harness.benchmarks.table import Table
+    from harness.runs.cells import make_benchmark, parse_config
+
+    rows = []
+    for composed in compose_all(arguments.overrides, Configs.find(arguments.config_dir)):
+        component = parse_config(composed).benchmark
+        benchmark, _ = make_benchmark(component)
+        if not isinstance(benchmark, Table):
+            raise InputError(f"{component.name} is made by the program; there is no data to check")
+        try:
+            rows += [{"benchmark": component.name, **row} for row in rows_of(benchmark)]
+        except DataError as error:
+            raise InputError(str(error)) from None
+    _print(rows)
+    return int(not all(row["ok"] == "yes" for row in rows))
 
 
 TABLE_KEYS = ("paths.results", "model", "benchmark", "against", "margin", "to", "made_by")

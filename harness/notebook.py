@@ -37,7 +37,7 @@ class Loaded:
             RuntimeError: the sample failed (unreadable picture, ...).
         """
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
-        request = Request("notebook", (*pictures, question), system)
+        request = Request("notebook", (*pictures, question), () if system is None else (system,))
         settings = Decoding(max_new_tokens=max_new_tokens, **decoding)
         (trace,) = self.engine.run([request], pruner or NoPruning(), settings, export_kept=True)
         if trace.error:

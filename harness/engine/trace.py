@@ -18,11 +18,11 @@ Finish = Literal["stop", "length", "length_loop", "error"]
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt: a user turn of text and pictures in order, an optional system text."""
+    """One prompt: a user turn of text and pictures in order, after optional system texts (a message each)."""
 
     id: str
     content: tuple[str | Picture, ...]
-    system: str | None = None
+    system: tuple[str, ...] = ()
     needed: tuple[Box, ...] = ()
     repeat: int = 0
 

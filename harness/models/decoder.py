@@ -73,7 +73,7 @@ class Decoder(Model):
         return logits.float()
 
 
-def conversation(request: Request, system: str | None) -> tuple[list[dict[str, Any]], list[Any]]:
+def conversation(request: Request, system: Sequence[str]) -> tuple[list[dict[str, Any]], list[Any]]:
     """Messages for a chat template, and the pictures in their order. Raises BadSample for unreadable pictures."""
     parts: list[dict[str, Any]] = []
     images = []
@@ -83,10 +83,8 @@ def conversation(request: Request, system: str | None) -> tuple[list[dict[str, A
         else:
             parts.append({"type": "image"})
             images.append(open_picture(part))
-    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    return messages, images
+    said = [{"role": "system", "content": [{"type": "text", "text": text}]} for text in system]
+    return [*said, {"role": "user", "content": parts}], images
 
 
 def check_placeholders(ids: list[int], token: int, pictures: int) -> None:

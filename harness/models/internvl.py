@@ -54,7 +54,7 @@ class InternVL(CropModel):
                 f'system_prompt= is "r1" and max_tiles= at least 1, got {system_prompt}, {max_tiles}'
             )
         self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
-        self.system = R1 if system_prompt else None
+        self.system = (R1,) if system_prompt else ()
         self.merge = merge(self.config)
         vision = self.config.vision_config
         self.side: int = vision.image_size[0] // vision.patch_size[0] // self.merge
@@ -66,7 +66,7 @@ class InternVL(CropModel):
         return list(self.tower.encoder.layer)
 
     def render(self, request: Request) -> tuple[str, list[Any]]:
-        messages, images = conversation(request, self.system if request.system is None else request.system)
+        messages, images = conversation(request, request.system or self.system)
         text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         start, end = (
             getattr(self.tokenizer, f"{x}_image_token", y) for x, y in (("start", "<img>"), ("end", "</img>"))

@@ -73,7 +73,7 @@ class Llava(CropModel):
             return text, images
         placeholder = self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
         asked = "".join(part.get("text", f"{placeholder}\n") for part in messages[-1]["content"])
-        system = VICUNA if request.system is None else request.system
+        system = " ".join(request.system or (VICUNA,))
         return f"{system} USER: {asked} ASSISTANT:".lstrip(), images
 
     def look(self, image: Any) -> tuple[PictureInput, list[Crop]]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarks.base import Benchmark
+from harness.benchmarks.base import Benchmark, DataError
 from harness.engine.trace import Decoding
 from harness.runs.backend import Backend
 from harness.runs.components import fields, find, make
 from harness.runs.compose import Composed
 from harness.runs.config import Component, RunConfig
 from harness.runs.errors import InputError, Skip
+from harness.runs.log import digest
+from harness.runs.protocol import apply
 from pruners.base import Pruner, PrunerError, parameters
 from pruners.none import NoPruning
 from pruners.views import ModelInfo
@@ -57,9 +58,9 @@ class Plan:
     skipped: list[tuple[str, str]]
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+def parse_config(composed: Composed) -> RunConfig:
+    """The configuration of one cell under its protocol. Raises Skip where that does not cover the benchmark."""
+    return RunConfig.parse(apply(composed.values, composed.choices, composed.overrides), composed.choices)
 
 
 class Resolver:
@@ -67,7 +68,7 @@ class Resolver:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._benchmarks: dict[str, Benchmark] = {}
+        self._benchmarks: dict[str, tuple[Benchmark, int | None]] = {}
         self._models: dict[Any, tuple[ModelInfo, dict[str, str]]] = {}
 
     def plan(self, composed: Iterable[Composed]) -> Plan:
@@ -79,12 +80,12 @@ class Resolver:
         cells: dict[Any, Cell] = {}
         skipped: list[tuple[str, str]] = []
         for item in composed:
-            config = RunConfig.parse(item.values, item.choices)
             try:
+                config = parse_config(item)
                 cell = self.cell(config)
                 cells.setdefault((cell.hash, config.limit, config.subset, config.repeats), cell)
             except Skip as skip:
-                skipped.append((_label(config), str(skip)))
+                skipped.append((_label(item.choices), str(skip)))
         if not cells:
             raise InputError("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
         models = list(dict.fromkeys(cell.config.model for cell in cells.values()))  # each is loaded once
@@ -109,14 +110,20 @@ class Resolver:
         return Cell(config, pruner, benchmark, decoding, identity, _name(config, pruner, decoding, identity))
 
     def _benchmark(self, component: Component) -> tuple[Benchmark, int | None]:
-        params = dict(component.params)
-        longest = params.pop("max_new_tokens", None)
-        if longest is not None and (type(longest) is not int or longest < 1):
-            raise InputError(f"benchmark.max_new_tokens must be a whole number of at least 1, got {longest!r}")
-        key = digest([component.target, params])
+        key = digest([component.target, component.params])
         if key not in self._benchmarks:
-            self._benchmarks[key] = make(dataclasses.replace(component, params=params), "benchmark")
-        return self._benchmarks[key], longest
+            self._benchmarks[key] = make_benchmark(component)
+        return self._benchmarks[key]
+
+
+def make_benchmark(component: Component) -> tuple[Benchmark, int | None]:
+    """The benchmark, and the number of new tokens that it allows, if it limits them."""
+    params = dict(component.params)
+    longest = params.pop("max_new_tokens", None)
+    if longest is not None and (type(longest) is not int or longest < 1):
+        raise InputError(f"benchmark.max_new_tokens must be a whole number of at least 1, got {longest!r}")
+    benchmark: Benchmark = make(dataclasses.replace(component, params=params), "benchmark")
+    return benchmark, longest
 
 
 def make_pruner(config: RunConfig) -> Pruner:
@@ -172,12 +179,19 @@ def _identity(
         "model": {name: getattr(model, name) for name in wanted} | files,
         "pruner": {"method": method_path(pruner), **parameters(pruner)},
         "protocol": {"name": protocol.name, "version": protocol.version, "system": protocol.system},
-        "data": {"benchmark": config.benchmark.name, "content": benchmark.content_hash()},
+        "data": {"benchmark": config.benchmark.name, "content": _content(benchmark)},
         "decoding": dataclasses.asdict(decoding),
         "attention": config.engine.attention,
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return plain
+
+
+def _content(benchmark: Benchmark) -> str:
+    try:
+        return benchmark.content_hash()
+    except DataError as error:
+        raise InputError(str(error)) from None
 
 
 def method_path(pruner: Pruner) -> str:
@@ -199,8 +213,9 @@ def _name(config: RunConfig, pruner: Pruner, decoding: Decoding, identity: dict[
     return f"{config.model.name}/{config.benchmark.name}/{method}/{how}-{digest(identity)[:8]}"
 
 
-def _label(config: RunConfig) -> str:
-    return f"{config.model.name}/{config.benchmark.name}/{config.pruner.name}{_plus(config)}"
+def _label(choices: dict[str, str]) -> str:
+    addon = "" if choices["addon"] == "none" else f"+{choices['addon']}"
+    return f"{choices['model']}/{choices['benchmark']}/{choices['pruner']}{addon}"
 
 
 def _plus(config: RunConfig) -> str:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from harness.runs.errors import InputError
 from harness.runs.typed import build
@@ -153,8 +152,7 @@ class JudgeConfig:
         # what was mistaken may be the key itself, so it is not repeated
         if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
             raise InputError("judge.key_env= is the NAME of the environment variable that holds the key, in capitals")
-        url = urlsplit(self.base_url or "http://host")
-        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query or url.fragment:
+        if self.base_url is not None and not re.fullmatch(r"https?://[\w.:\[\]-]+(/[^\s?#@]*)?", self.base_url):
             raise InputError("judge.base_url= must be http(s)://host/path without user, password or query")
         for name, least in (("concurrency", 1), ("retries", 0), ("timeout", 0.001)):
             if getattr(self, name) < least:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import yaml
 
 from harness.runs.errors import InputError
 
@@ -63,20 +66,38 @@ def _repair(file: BinaryIO) -> int:
 def read_log(folder: Path, stem: str = "samples") -> dict[Key, dict[str, Any]]:
     """First complete line per sample and repeat, over all writers; a last line still being written is passed over."""
     records: dict[Key, dict[str, Any]] = {}
-    for path in sorted(folder.glob(f"{stem}-*.jsonl")):
-        for record in _lines(path):
-            records.setdefault((record["id"], record.get("repeat", 0)), record)
+    for record in read_lines(folder, stem):
+        records.setdefault((record["id"], record.get("repeat", 0)), record)
     return records
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            record = json.loads(line)
-            record["id"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number} is damaged; remove the line, its sample will run again") from None
-        yield record
+def read_lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
+    """All complete lines, over all writers. Raises InputError for a damaged one."""
+    for path in sorted(folder.glob(f"{stem}-*.jsonl")):
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                record = json.loads(line)
+                record["id"]
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    f"{path}, line {number} is damaged; remove the line, its sample will run again"
+                ) from None
+            yield record
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.yaml of a cell. Raises InputError if the folder is not one."""
+    try:
+        config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+        config["identity"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is not the folder of a cell: {error}") from None
+    return config
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -41,7 +41,7 @@ class Curves:
         self.samples += 1
         self.failures += failed(record)
         values = {} if failed(record) else {
-            "accuracy": record["credit"], "trace_length": trace_length(record), "seconds": seconds(record),
+            "accuracy": record["value"], "trace_length": trace_length(record), "seconds": seconds(record),
             "tflops": sum(record["flops"].values()) / 1e12,
             **{name: record[name] for name in ("ret_prefill", "ret_decode", "kv")},
         }  # fmt: skip

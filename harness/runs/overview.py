@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from harness.runs.errors import InputError
-from harness.runs.log import read_log
+from harness.benchmarks import scoring
+from harness.benchmarks.judge import cost
+from harness.runs.log import read_config, read_log
+from harness.runs.run import find_judge, score_spec
+from harness.runs.scores import read_scored, read_scores
 from harness.runs.summary import failed, seconds, summarise
 from harness.runs.typed import flatten
 
@@ -24,7 +25,7 @@ def status_rows(results: Path) -> list[Row]:
     """One row per cell folder: samples logged, failures, and the last summary."""
     rows = []
     for file in sorted((results / "runs").glob("*/*/*/*/config.yaml")):
-        records = read_log(file.parent)
+        records = read_scored(file.parent, None)
         summary = _json(file.parent / "summary.json")
         rows.append({
             "cell": file.parent.relative_to(results / "runs").as_posix(),
@@ -42,6 +43,7 @@ def plan_rows(cells: Sequence[Cell]) -> list[Row]:
     from harness.runs.selection import select
 
     rows, known = [], _costs(Path(cells[0].config.paths.results))
+    judged = any(_needs_judge(cell) for cell in cells)
     for cell in cells:
         items, config = cell.benchmark.items(), cell.config
         wanted = {items[i].id for i in select(items, config.limit, config.subset)}
@@ -53,8 +55,26 @@ def plan_rows(cells: Sequence[Cell]) -> list[Row]:
         rows.append({
             "cell": cell.name, "samples": len(wanted) * config.repeats, "done": done,
             "seconds": rest * cost[0] if cost else None, "tflops": rest * cost[1] if cost else None,
+            **(_judging(cell, wanted) if judged else {}),
         })  # fmt: skip
     return rows
+
+
+def _needs_judge(cell: Cell) -> bool:
+    return cell.config.judge.kind != "none" and cell.benchmark.scoring.rule in scoring.JUDGED
+
+
+def _judging(cell: Cell, wanted: set[str]) -> Row:
+    """Calls of the judge and their price, by the assumptions in its configuration."""
+    if not _needs_judge(cell):
+        return {"judge_calls": 0, "judge_usd": 0.0}
+    spec = score_spec(cell, find_judge(cell.config.judge, Path(cell.config.paths.results)))
+    done = sum(
+        line["value"] is not None for key, line in read_scores(cell.folder, spec.stem).items() if key[0] in wanted
+    )
+    samples = len(wanted) * cell.config.repeats - done
+    calls, _, dollars = cost(cell.config.judge, samples * scoring.CALLS.get(spec.scoring.rule, 1))
+    return {"judge_calls": calls, "judge_usd": dollars}
 
 
 def _costs(results: Path) -> dict[tuple[str, ...], tuple[float, float]]:
@@ -76,32 +96,24 @@ def _mean(values: Iterator[float]) -> float:
 
 def diff(left: Path, right: Path) -> list[str]:
     """Lines that say in what two cells differ: configuration, then replies to their common samples."""
-    configs = [dict(flatten(_config(folder))) for folder in (left, right)]
+    configs = [dict(flatten(read_config(folder))) for folder in (left, right)]
     keys = sorted(set(configs[0]) | set(configs[1]))
     lines = [
         f"{key}: {configs[0].get(key)} | {configs[1].get(key)}"
         for key in keys
         if not key.startswith(("hash", "identity.")) and configs[0].get(key) != configs[1].get(key)
     ]
-    a, b = read_log(left), read_log(right)
+    a, b = read_scored(left, None), read_scored(right, None)
     pairs = [(a[key], b[key]) for key in sorted(a.keys() & b.keys()) if not (failed(a[key]) or failed(b[key]))]
     same = sum(x["text"] == y["text"] for x, y in pairs)
     lines.append(f"common samples: {len(pairs)}, the same reply: {same}")
     for title, found in (
-        ("only the first is right", [x for x, y in pairs if x["credit"] > y["credit"]]),
-        ("only the second is right", [x for x, y in pairs if x["credit"] < y["credit"]]),
+        ("only the first is right", [x for x, y in pairs if (x["value"] or 0) > (y["value"] or 0)]),
+        ("only the second is right", [x for x, y in pairs if (x["value"] or 0) < (y["value"] or 0)]),
     ):
         names = ", ".join(x["id"] for x in found[:10])
         lines.append(f"{title} (or better): {len(found)}{f' ({names})' if names else ''}")
     return lines
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{folder} is not the folder of a cell: {error}") from None
-    return config
 
 
 def _json(file: Path) -> dict[str, Any]:

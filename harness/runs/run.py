@@ -14,15 +14,18 @@ import yaml
 
 from harness.benchmarks import scoring
 from harness.benchmarks.base import Item
+from harness.benchmarks.judge import Judge, make_judge
 from harness.engine.trace import Request, Trace
 from harness.runs.backend import Backend
 from harness.runs.cells import Cell, budget
+from harness.runs.config import JudgeConfig
 from harness.runs.environment import code_hash, environment
 from harness.runs.errors import InputError
 from harness.runs.executors import Executor, Job, find_devices, make_executor
 from harness.runs.log import Key, Log, read_log, write_atomically
 from harness.runs.loggers import Curves, Logger, make_logger
 from harness.runs.progress import Display
+from harness.runs.scores import Scorer, ScoreSpec, measure, read_scored
 from harness.runs.selection import parse_shard, select
 from harness.runs.summary import summarise
 from pruners.none import Blind, NoPruning
@@ -57,6 +60,14 @@ class Grid:
     logger: Logger
     display: Display
     _chosen: dict[Any, dict[str, int]] = field(default_factory=dict)
+    _judges: dict[JudgeConfig, Judge | None] = field(default_factory=dict)
+
+    def judge(self, cell: Cell) -> Judge | None:
+        """The judge of a cell's configuration."""
+        config = cell.config.judge
+        if config not in self._judges:
+            self._judges[config] = find_judge(config, Path(cell.config.paths.results))
+        return self._judges[config]
 
     def chosen(self, cell: Cell) -> dict[str, int]:
         """Index of each sample that the command asks for, by id; the same for all methods."""
@@ -66,6 +77,14 @@ class Grid:
             items = cell.benchmark.items()
             self._chosen[key] = {items[i].id: i for i in select(items, config.limit, config.subset)}
         return self._chosen[key]
+
+
+def find_judge(config: JudgeConfig, results: Path) -> Judge | None:
+    """The judge of a configuration, with its cache in the results folder."""
+    try:
+        return make_judge(config, results / "judge.sqlite")
+    except ValueError as error:
+        raise InputError(f"judge: {error}") from None
 
 
 def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None = None) -> list[Outcome]:
@@ -121,6 +140,8 @@ class CellRun:
         self.chosen = grid.chosen(cell)
         self.wanted = [(sample, repeat) for repeat in range(cell.config.repeats) for sample in self.chosen]
         self.records: dict[Key, dict[str, Any]] = {}
+        self.judge = grid.judge(cell)
+        self.spec = score_spec(cell, self.judge)
 
     def __call__(self) -> dict[str, Any]:
         """Generate what is missing; returns the summary."""
@@ -133,6 +154,7 @@ class CellRun:
         keeps = cell.config.record == "kept"
         log = Log(self.folder, "samples", display.say)
         kept = Log(self.folder, "kept", display.say) if keeps else None
+        scorer = Scorer(self.folder, self.spec, self.judge, cell.config.judge.concurrency, display.say)
         try:
             self.records = read_log(self.folder)
             pending = self._pending(read_log(self.folder, "kept") if keeps else None)
@@ -140,14 +162,15 @@ class CellRun:
             self._describe(versions, bool(pending))
             done = [self.records[key] for key in self.wanted if key in self.records]
             display.start(cell.name, len(done), len(done) + len(pending))
-            self._generate(pending, done, log, kept)
+            self._generate(pending, done, log, kept, scorer)
+            self.records = read_log(self.folder)  # with what other shards have written meanwhile
+            scorer.complete(self.records[key] for key in self.wanted if key in self.records)
         finally:
-            log.close()
-            if kept:
-                kept.close()
+            for file in (log, kept, scorer):
+                if file:
+                    file.close()
         if keeps:
             self._export_kept()
-        self.records = read_log(self.folder)  # with what other shards have written meanwhile
         return self._summary()
 
     def _pending(self, kept: dict[Key, Any] | None) -> list[Key]:
@@ -166,19 +189,26 @@ class CellRun:
 
     def _describe(self, versions: dict[str, str], pending: bool) -> None:
         """Write config.yaml, and the environment of this code if it makes samples for the first time."""
-        write_atomically(self.folder / "config.yaml", yaml.safe_dump(describe(self.cell), sort_keys=False))
+        write_atomically(self.folder / "config.yaml", yaml.safe_dump(describe(self.cell, self.spec), sort_keys=False))
         file = self.folder / "environment.json"
         known = json.loads(file.read_text()) if file.exists() else {}
         if pending and self.code not in known:
             known[self.code] = environment(versions, ", ".join(self.grid.devices))
             write_atomically(file, json.dumps(known, indent=2) + "\n")
 
-    def _generate(self, pending: list[Key], done: list[dict[str, Any]], log: Log, kept: Log | None) -> None:
+    def _generate(
+        self, pending: list[Key], done: list[dict[str, Any]], log: Log, kept: Log | None, scorer: Scorer
+    ) -> None:
         logger, curves, config = self.grid.logger, Curves(), self.cell.config
-        logger.start(self.cell, describe(self.cell))
+
+        def follow(record: dict[str, Any]) -> None:
+            line = scorer.add(record)
+            logger.sample(curves.add(record | {"value": line["value"] if line else None}))
+
+        logger.start(self.cell, describe(self.cell, self.spec))
         try:
             for record in done:
-                logger.sample(curves.add(record))
+                follow(record)
             items: dict[Key, Item] = {}
             job = Job(config.model, config.engine, self.cell.pruner, self.cell.decoding, kept is not None,
                       self._requests(pending, items))  # fmt: skip
@@ -189,7 +219,7 @@ class CellRun:
                 record = self._record(trace, items.pop(key))
                 log.append(record)
                 self.records.setdefault(key, record)
-                logger.sample(curves.add(record))
+                follow(record)
                 self.grid.display.advance(curves.means().get("accuracy"))
         finally:
             logger.finish(self._summary())
@@ -199,19 +229,18 @@ class CellRun:
     def _requests(self, pending: list[Key], items: dict[Key, Item]) -> Iterator[Request]:
         """Requests made when they are taken; their items wait in `items` for the score."""
         every, system = self.cell.benchmark.items(), self.cell.config.protocol.system
+        before = () if system is None else (system,)
         for sample, repeat in pending:
             item = items[sample, repeat] = every[self.chosen[sample]]
-            yield Request(item.id, item.content, system=system, needed=item.needed, repeat=repeat)
+            yield Request(item.id, item.content, (*before, *item.system), needed=item.needed, repeat=repeat)
 
     def _record(self, trace: Trace, item: Item) -> dict[str, Any]:
         record = {name: value for name, value in trace.record().items() if name not in ("kept", "evidence_runs")}
-        text = reply(trace.text, self.cell.config.model.thinking)
-        verdict = scoring.score(self.cell.benchmark.scoring.rule, item, text)
         benchmark, known = self.cell.benchmark, bool(item.needed) and trace.finish != "error"
         return record | {
             "evidence": benchmark.evidence(item, trace.text, trace.evidence_runs) if known else None,
-            "answer": item.answer, "category": item.category, "cluster": item.cluster,
-            "credit": verdict.value if trace.finish != "error" else 0.0, "parsed": verdict.extracted, "code": self.code,
+            "answer": item.answer, "category": item.category, "cluster": item.cluster, "meta": item.meta,
+            "code": self.code,
         }  # fmt: skip
 
     def _export_kept(self) -> None:
@@ -225,9 +254,11 @@ class CellRun:
         return self._summary() if self.records else None
 
     def _summary(self) -> dict[str, Any]:
-        done = [self.records[key] for key in self.wanted if key in self.records]
+        known = read_scored(self.folder, self.spec)
+        done = [known[key] for key in self.wanted if key in known]
+        metrics = measure(done, self.spec.scoring.metrics)
         summary = {"cell": self.cell.name} | summarise(done, *_nominal(self.cell)) | {
-            "selected": len(self.wanted), "complete": len(done) == len(self.wanted),
+            "scoring": self.spec.stem, "metrics": metrics, "selected": len(self.wanted), "complete": len(done) == len(self.wanted),
             "codes": sorted({record["code"] for record in done}),
         }  # fmt: skip
         summary["failure_rate"] = summary["failures"] / len(done) if done else 0.0
@@ -241,25 +272,39 @@ def _nominal(cell: Cell) -> tuple[float | None, int | None]:
     return budget(cell.pruner)
 
 
-def reply(text: str, thinking: bool) -> str:
-    """What is scored: the text after the last `</think>`; nothing if a thinking model did not get that far."""
-    _, mark, tail = text.rpartition("</think>")
-    return tail if mark or not thinking else ""
+def score_spec(cell: Cell, judge: Judge | None) -> ScoreSpec:
+    """How a cell's configuration asks for its replies to be scored."""
+    config, names = cell.config, cell.benchmark.scoring
+    identity = judge.identity if judge and names.rule in scoring.JUDGED else None
+    return ScoreSpec(names, config.model.thinking, config.protocol.thinking, identity)
 
 
-def describe(cell: Cell) -> dict[str, Any]:
+def describe(cell: Cell, spec: ScoreSpec) -> dict[str, Any]:
     """config.yaml: the configuration with what the cell made of it, and the identity."""
     config = dataclasses.asdict(cell.config)
     for group in ("pruner", "addon", "benchmark"):
         part = config[group]
         config[group] = {"name": part["name"], "_target_": part["target"], **part["params"]}
     config["keep"], config["tokens"] = budget(cell.pruner)
-    config |= {"decoding": cell.identity["decoding"], "identity": cell.identity, "hash": cell.hash}
+    config |= {
+        "scoring": spec.plain(),
+        "decoding": cell.identity["decoding"],
+        "identity": cell.identity,
+        "hash": cell.hash,
+    }
     plain: dict[str, Any] = json.loads(json.dumps(config, default=str))
     return plain
 
 
 def _clear(folder: Path) -> None:
-    for pattern in ("samples-*.jsonl", "kept*.jsonl", "summary.json", "environment.json", "curves.csv", "error.txt"):
+    for pattern in (
+        "samples-*.jsonl",
+        "kept*.jsonl",
+        "summary.json",
+        "environment.json",
+        "curves.csv",
+        "error.txt",
+        "scores/*.jsonl",
+    ):
         for file in folder.glob(pattern):
             file.unlink()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pandas as pd
 
 DIAGNOSTIC = frozenset({"blind", "random", "oracle", "replay"})
@@ -29,6 +32,7 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
         out += ["(n): pairs, where fewer than N samples were common to both cells."]
     if uneven.any():
         out += ["N differs within a section: read the paired Δ there, not the accuracies side by side."]
+    out += _scoring(frame)
     if frame.failed.sum():
         out += ["Failed samples have no reply; they count in no column but their own."]
     if frame.method.isin(DIAGNOSTIC).any():
@@ -47,6 +51,33 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
     if frame.title.str.contains("self-test").any():
         out += ["Self-test: made pictures and a tiny model; says that the harness works, not which method is best."]
     return (*out, "-: not defined, nothing finished, or nothing to compare with.")
+
+
+def _scoring(frame: pd.DataFrame) -> list[str]:
+    """What must be known of rules, judges and protocols."""
+    rules = sorted({f"{s['rule']}{_judge(s)}" for s in frame.scoring if not s["rule"].startswith("glyph.")})
+    out = [f"Rules: {', '.join(rules)}; lenient: an answer read in any reasonable form."] if rules else []
+    headlines = frame[frame.metric != "mean"]
+    for benchmark, rows in headlines.groupby("benchmark"):
+        notes = [n for n in dict.fromkeys(rows.metric_note) if n]
+        out += [f"{benchmark}: {rows.metric.iloc[0]}{f' ({_list(notes)})' if notes else ''}."]
+    if frame.unjudged.sum():
+        out += ["Unjudged samples wait for a judge (vtpbench score RUN judge=...); they count in no accuracy."]
+    for protocol, rows in frame.groupby("protocol"):
+        name = str(protocol).rstrip("*")
+        changed = sorted({key for keys in rows.changed for key in keys})
+        out += [f"{protocol}: {name} with {', '.join(changed)} changed."] if changed else []
+        assumed = list(dict.fromkeys(text for texts in rows.assumed for text in texts))
+        out += [f"{name} leaves open; assumed: {_list(assumed)}."] if assumed else []
+    return out
+
+
+def _judge(scoring: Mapping[str, Any]) -> str:
+    return f" (judge {scoring['judge']['model']})" if scoring["judge"] else ""
+
+
+def _list(texts: Sequence[str]) -> str:
+    return "; ".join(text.rstrip(".") for text in texts)
 
 
 def _join(names: pd.Series) -> str:

@@ -36,7 +36,13 @@ class Table:
 
     def columns(self, brief: bool = False) -> list[Column]:
         """All columns, in order; `brief` writes intervals as ± their longer arm."""
-        return [*_keys(), *_comparison(brief), *_replies(), *_retention(self.every), *_cost(self.every)]
+        return [
+            *_keys(),
+            *_comparison(brief, self.every),
+            *_replies(self.every),
+            *_retention(self.every),
+            *_cost(self.every),
+        ]
 
 
 def _keys() -> list[Column]:
@@ -46,10 +52,15 @@ def _keys() -> list[Column]:
     ]
 
 
-def _comparison(brief: bool) -> list[Column]:
+def _comparison(brief: bool, rows: Sequence[Row]) -> list[Column]:
     interval = "± 95 %" if brief else "[95 %]"
+    metrics = [row["metric"] for row in rows if row["metric"] != "mean"]
+    headline = [Column((metrics[0].partition(".")[2], "%"), _headline, COMPARISON)] if metrics else []
+    if len(set(metrics)) > 1:
+        headline = [Column(("benchmark's", "metric %"), _headline, COMPARISON)]
     return [
         Column(("", "N"), lambda row: str(row["n"]), COMPARISON),
+        *headline,
         Column(("accuracy %", interval), lambda row: _interval(row, "accuracy", "{:.1f}", brief), COMPARISON),
         Column(("Δ points", interval), lambda row: _difference(row, brief), COMPARISON),
         Column(("p", "Holm"), lambda row: _p(row["p_holm"]), COMPARISON),
@@ -57,8 +68,12 @@ def _comparison(brief: bool) -> list[Column]:
     ]
 
 
-def _replies() -> list[Column]:
+def _replies(rows: Sequence[Row]) -> list[Column]:
+    lenient = [Column(("lenient", "%"), lambda row: percent(row["lenient"]), "replies")]
+    unjudged = [Column(("", "unjudged"), lambda row: str(row["unjudged"]), "replies")]
     return [
+        *(lenient if any(row["lenient"] != row["accuracy"] for row in rows if row["n"]) else []),
+        *(unjudged if any(row["unjudged"] for row in rows) else []),
         Column(("unparsed", "%"), lambda row: percent(row["unparsed"]), "replies"),
         Column(("trunc.", "%"), lambda row: percent(row["truncated"]), "replies"),
         Column(("", "failed"), lambda row: str(row["failed"]), "replies"),
@@ -95,6 +110,10 @@ def _cost(rows: Sequence[Row]) -> list[Column]:
 def percent(share: float) -> str:
     """A share 0..1 in per cent with one decimal."""
     return _or_none(share, lambda x: f"{100 * x:.1f}")
+
+
+def _headline(row: Row) -> str:
+    return NONE if row["metric"] == "mean" else percent(row["metric_value"])
 
 
 def _label(row: Row) -> str:

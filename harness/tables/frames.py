@@ -15,19 +15,19 @@ import pandas as pd
 import yaml
 
 from harness.runs.errors import InputError
-from harness.runs.log import read_log
+from harness.runs.scores import ScoreSpec, measure, read_scored
 from harness.runs.summary import failed, seconds, trace_length
 from harness.runs.typed import flatten
 
 FLOPS = ("vision", "prefill", "decode", "overhead")
 KV_BYTES = ("visible", "resident", "allocated")
 _MEANS = (
-    *("unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
+    *("lenient", "unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
     *(f"flops_{part}" for part in FLOPS),
     *(f"kv_{kind}" for kind in KV_BYTES),
     *("prefill_seconds", "decode_seconds", "seconds"),
 )
-_COPIED = ("id", "repeat", "credit", "parsed", "answer", "category", "cluster", "text", "finish", "error")
+_COPIED = ("id", "repeat", "extracted", "answer", "category", "cluster", "text", "finish", "error")
 _MEASURED = (
     *("text_tokens", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
     *("prefill_seconds", "decode_seconds"),
@@ -45,7 +45,9 @@ def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[
 
     Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting`
     and `params` (dictionaries: what cells must share to be paired, and the method), `config` (what was asked for), n
-    (finished samples), failed, accuracy (0..1), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode,
+    (finished samples), failed, unjudged (samples that wait for a judge), accuracy and lenient (by the official and by
+    the lenient rule, 0..1), metric, metric_value and metric_note (the benchmark's headline: its name, value and what
+    must be known of it), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode,
     kv, evidence (recall, 0..1), trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample),
     seconds (mean).
 
@@ -73,7 +75,14 @@ def load(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both frames, from one reading of the logs."""
     configs = _configs(results, models, benchmarks)
-    rows = [_sample(c["cell"], line) for c in configs for line in read_log(results / "runs" / c["cell"]).values()]
+    rows = []
+    for config in configs:
+        spec = ScoreSpec.parse(config["scoring"])
+        lines = list(read_scored(results / "runs" / config["cell"], spec).values())
+        rows += [_sample(config["cell"], line) for line in lines]
+        config["metric"] = spec.scoring.metrics[0]
+        headline = measure(lines, [config["metric"]])[config["metric"]]
+        config |= {"metric_value": headline["value"], "metric_note": headline["note"]}
     samples = pd.DataFrame(rows, columns=list(_SAMPLE))
     samples = samples.astype(dict.fromkeys(_NUMBERS, "float64")).astype({"failed": bool})
     return _summarise(configs, samples), samples
@@ -109,12 +118,16 @@ def _config(file: Path, runs: Path) -> dict[str, Any]:
             "cell": file.parent.relative_to(runs).as_posix(),
             "model": config["model"]["name"],
             "benchmark": config["benchmark"]["name"],
-            "protocol": f"{protocol['name']}/{protocol['version']}",
+            "protocol": f"{protocol['name']}/{protocol['version']}" + ("*" if protocol["changed"] else ""),
             "decoding": file.parent.name.rpartition("-")[0],
             "method": method.partition("@")[0],
             "addon": addon or "none",
             **{key: config[key] for key in ("keep", "tokens", "seed", "limit")},
-            "setting": {key: value for key, value in identity.items() if key != "pruner"},
+            "scoring": config["scoring"],
+            "assumed": protocol["assumed"],
+            "changed": protocol["changed"],
+            "setting": {key: value for key, value in identity.items() if key != "pruner"}
+            | {"scoring": config["scoring"]["id"]},
             "params": identity["pruner"],
             "config": {key: config[key] for key in ("model", "benchmark", "protocol", "decoding")},
         }
@@ -128,6 +141,9 @@ def _sample(cell: str, line: Mapping[str, Any]) -> dict[str, Any]:
     if row["failed"]:
         return row | {"credit": None}
     return row | {
+        "credit": line["value"],
+        "lenient": line["lenient"],
+        "unparsed": line["unparsed"],
         **{key: line.get(key) for key in _MEASURED},
         **{f"flops_{part}": line.get("flops", {}).get(part) for part in FLOPS},
         **{f"kv_{kind}": line.get("kv_bytes", {}).get(kind) for kind in KV_BYTES},
@@ -135,7 +151,6 @@ def _sample(cell: str, line: Mapping[str, Any]) -> dict[str, Any]:
         "triggers": len(line.get("triggers", ())),
         "peak_memory": line.get("peak_memory"),
         "seconds": seconds(line),
-        "unparsed": line.get("parsed") is None,
         "truncated": str(line.get("finish")).startswith("length"),
     }
 
@@ -145,6 +160,7 @@ def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataF
     cells = pd.DataFrame(configs).set_index("cell").astype({"keep": "float64", "tokens": "float64"})
     cells["n"] = by_cell.size().reindex(cells.index, fill_value=0)
     cells["failed"] = samples.groupby("cell").failed.sum().reindex(cells.index, fill_value=0).astype(int)
+    cells["unjudged"] = cells.n - by_cell.credit.count().reindex(cells.index, fill_value=0)
     cells["accuracy"] = by_cell.credit.mean()
     cells["trace_length"] = by_cell.trace_length.median()
     cells = cells.join(by_cell[list(_MEANS)].mean())

@@ -15,6 +15,7 @@ from harness.tables import caption, render, stats
 from harness.tables.columns import Row, Table
 from harness.tables.frames import TablesError, load, varying
 
+_NESTED = ("scoring", "assumed", "changed", "setting", "params", "config")
 _COMPARED = ["reference", "pairs", "difference", "difference_low", "difference_high", "p", "p_margin"]
 _STATISTICS = ["accuracy_low", "accuracy_high", "rule", *_COMPARED, "test"]
 
@@ -45,7 +46,7 @@ class Leaderboard:
 
     def to_csv(self) -> str:
         """All columns, raw and in full precision; dictionaries as JSON."""
-        plain = self.frame.assign(**{key: self.frame[key].map(_dump) for key in ("setting", "params", "config")})
+        plain = self.frame.assign(**{key: self.frame[key].map(_dump) for key in _NESTED})
         return plain.to_csv(index=False, lineterminator="\n")
 
     def print(self, console: Console | None = None) -> None:
@@ -87,7 +88,7 @@ def leaderboard(
     cells, samples = load(results, models, benchmarks)
     if against not in {"full", "base", *cells.method}:
         raise TablesError(f"against must be full, base or one of {', '.join(sorted(set(cells.method)))}; got {against}")
-    done = {str(cell): part for cell, part in samples[~samples.failed].groupby("cell")}
+    done = {str(cell): part for cell, part in samples[samples.credit.notna()].groupby("cell")}
     rows: list[Row] = cells.to_dict("records")  # type: ignore[assignment]
     measured = [_statistics(row, _reference(row, rows, against), done, margin / 100) for row in rows]
     frame = cells.join(pd.DataFrame(measured, columns=_STATISTICS, index=cells.index))

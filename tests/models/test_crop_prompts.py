@@ -68,11 +68,11 @@ def test_equals_the_stock_processor(load: Any, family: str, sizes: list[tuple[in
 
     model = load(family, **({"image": "crop", "system": "none"} if family == "llava" else {}))
     images = [noise(*size) for size in sizes]
-    request = Request("r", (*images, QUESTION), system="Be brief." if len(sizes) == 1 else None)
+    request = Request("r", (*images, QUESTION), system=("Be brief.",) if len(sizes) == 1 else ())
     parts = [*({"type": "image"} for _ in images), {"type": "text", "text": QUESTION}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
     if request.system:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": request.system}]})
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": request.system[0]}]})
     prompt = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if family == "internvl":
         processor: Any = stock_internvl(model)
@@ -110,7 +110,7 @@ def test_thinking_prompt(load: Any) -> None:
     request = Request("r", (noise(16, 16), QUESTION))
     assert text(plain, request) == asked
     assert text(thinking, request) == f"<|im_start|>system\n{R1}<|im_end|>\n{asked}"
-    own = Request("r", request.content, system="Be brief.")
+    own = Request("r", request.content, system=("Be brief.",))
     assert text(thinking, own) == text(plain, own) == f"<|im_start|>system\nBe brief.<|im_end|>\n{asked}"
 
 
@@ -123,7 +123,7 @@ def test_vicuna_prompt(load: Any) -> None:
     )
     two = Request("r", ("First:", image, "then:", image, QUESTION))
     assert text(model, two) == f"<s>{VICUNA} USER: First:<image>\nthen:<image>\nHow many? ASSISTANT:"
-    assert text(model, Request("r", (QUESTION,), system="Be brief.")) == "<s>Be brief. USER: How many? ASSISTANT:"
+    assert text(model, Request("r", (QUESTION,), system=("Be brief.",))) == "<s>Be brief. USER: How many? ASSISTANT:"
     published = text(load("llava", system="none"), Request("r", (image, QUESTION)))
     assert published == "<s>USER: <image>\nHow many? ASSISTANT:"
 
@@ -132,7 +132,7 @@ def test_template_out_of_reach(folders: dict[str, Path], load: Any) -> None:
     """Some converted checkpoints keep their chat template apart from the tokenizer."""
     model = load_model(str(folders["llava"]), family="llava", weights="random", system="none")
     model.tokenizer.chat_template = None
-    for system in (None, "Be brief."):
+    for system in ((), ("Be brief.",), ("Be brief.", "Be kind.")):
         request = Request("r", ("a", noise(16, 16), "b", noise(16, 16)), system=system)
         assert text(model, request) == text(load("llava", system="none"), request)
 

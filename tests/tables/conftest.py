@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.benchmarks.base import Scoring
 from harness.engine.trace import Trace
+from harness.runs.scores import ScoreSpec
 
 Write = Callable[..., Path]
+GLYPHS = ScoreSpec(Scoring("glyph.walk", "glyph.walk"), False, "cut")
 
 
 @pytest.fixture
@@ -38,6 +41,9 @@ def cell(results: Path) -> Write:
         clusters: int = 1,
         first: int = 0,
         scale: int = 1,
+        spec: ScoreSpec = GLYPHS,
+        assumed: Sequence[str] = (),
+        changed: Sequence[str] = (),
         **params: Any,
     ) -> Path:
         budget = f"@{tokens}t" if tokens else f"@{keep:.3g}" if keep else ""
@@ -52,7 +58,8 @@ def cell(results: Path) -> Write:
             "benchmark": {"name": benchmark, "seed": seed},
             "pruner": {"name": method, "_target_": f"pruners.{method}", **params},
             "addon": {"name": addon or "none"},
-            "protocol": {"name": "vtp", "version": 1},
+            "protocol": {"name": "vtp", "version": 1, "assumed": list(assumed), "changed": list(changed)},
+            "scoring": spec.plain(),
             **keeps,
             "decoding": decoding,
             "limit": len(credits),
@@ -69,6 +76,10 @@ def cell(results: Path) -> Write:
         share = 1.0 if method == "none" else keep or 0.25
         lines = [sample(i + first, credit, share, clusters, scale) for i, credit in enumerate(credits)]
         (folder / "samples-main.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "scores").mkdir()
+        verdicts = [verdict(i + first, c, spec.scoring.rule) for i, c in enumerate(credits) if c is not None]
+        scores = folder / "scores" / f"{spec.stem}-main-0.jsonl"
+        scores.write_text("".join(json.dumps(line) + "\n" for line in verdicts))
         return folder
 
     return write
@@ -76,10 +87,10 @@ def cell(results: Path) -> Write:
 
 def sample(i: int, credit: float | None, share: float, clusters: int = 1, scale: int = 1) -> dict[str, Any]:
     """A line of the log."""
-    extra = {"answer": "7", "category": "walk", "cluster": f"c{i // clusters}"}
+    extra = {"answer": "7", "category": "walk", "cluster": f"c{i // clusters}", "meta": {}}
     if credit is None:
         trace = Trace(id=f"s{i}", finish="error", error="OSError: damaged picture")
-        return {**trace.record(), **extra, "credit": 0.0, "parsed": None}
+        return {**trace.record(), **extra}
     flops = {"vision": 9_100_000, "prefill": int(120e6 * share), "decode": 41_000_000 + i, "overhead": 12_000}
     trace = Trace(
         id=f"s{i}",
@@ -95,4 +106,10 @@ def sample(i: int, credit: float | None, share: float, clusters: int = 1, scale:
         prefill_seconds=0.004,
         decode_seconds=0.03,
     )
-    return {**trace.record(), **extra, "credit": credit, "parsed": None if i % 10 == 0 else "7"}
+    return {**trace.record(), **extra}
+
+
+def verdict(i: int, credit: float, rule: str) -> dict[str, Any]:
+    """A line of the scores; every tenth reply could not be read."""
+    said = {"correct": credit == 1, "value": credit, "extracted": None if i % 10 == 0 else "7", "rule": rule}
+    return {"id": f"s{i}", "repeat": 0, **said, "unparsed": i % 10 == 0, "lenient": credit, "judge": [], "error": None}

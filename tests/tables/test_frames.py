@@ -11,6 +11,7 @@ import pytest
 from harness.runs.errors import InputError
 from harness.tables import TablesError, cells_frame, leaderboard, samples_frame
 from harness.tables.frames import varying
+from tests.tables.conftest import verdict
 
 Write = Callable[..., Path]
 
@@ -37,10 +38,14 @@ def test_nominal_retention(results: Path, cell: Write) -> None:
 def test_first_line_counts_over_all_writers(results: Path, cell: Write) -> None:
     folder = cell("none", [1.0, 0.0])
     lines = [json.loads(line) for line in (folder / "samples-main.jsonl").read_text().splitlines()]
-    more = [lines[1] | {"credit": 1.0}, lines[1] | {"repeat": 1, "credit": 0.5}, lines[0] | {"id": "s9"}]
+    more = [lines[1] | {"text": "other"}, lines[1] | {"repeat": 1}, lines[0] | {"id": "s9"}]
     (folder / "samples-other.jsonl").write_text("\n".join(map(json.dumps, more))[:-20])
+    again = [verdict(1, 1.0, "glyph.walk"), verdict(1, 0.5, "glyph.walk") | {"repeat": 1}]
+    (scores,) = (folder / "scores").iterdir()
+    (folder / "scores" / scores.name.replace("main", "other")).write_text("\n".join(map(json.dumps, again)) + "\n")
     frame = samples_frame(results).set_index(["id", "repeat"])
     assert frame.credit.to_dict() == {("s0", 0): 1.0, ("s1", 0): 0.0, ("s1", 1): 0.5}
+    assert frame.text["s1", 0] == lines[1]["text"]
 
 
 def test_a_broken_line_is_named(results: Path, cell: Write) -> None:

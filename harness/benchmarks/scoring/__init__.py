@@ -20,6 +20,9 @@ METRICS: dict[str, Metric] = {
     **means.METRICS, **yesno.METRICS, **groups.METRICS, **reasoning.METRICS, **wemath.METRICS,
 }  # fmt: skip
 
+CALLS = {"mathverse.vlmevalkit": 2}
+"""Replies that a judge gives per sample, where that is not one; retries come on top."""
+
 
 def check(scoring: Scoring) -> None:
     """Raise ValueError for a rule or metric that is not registered."""
