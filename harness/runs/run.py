@@ -256,9 +256,9 @@ class CellRun:
     def _summary(self) -> dict[str, Any]:
         known = read_scored(self.folder, self.spec)
         done = [known[key] for key in self.wanted if key in known]
-        metrics = measure(done, self.spec.scoring.metrics)
         summary = {"cell": self.cell.name} | summarise(done, *_nominal(self.cell)) | {
-            "scoring": self.spec.stem, "metrics": metrics, "selected": len(self.wanted), "complete": len(done) == len(self.wanted),
+            "scoring": self.spec.stem, "metrics": measure(done, self.spec.scoring.metrics),
+            "selected": len(self.wanted), "complete": len(done) == len(self.wanted),
             "codes": sorted({record["code"] for record in done}),
         }  # fmt: skip
         summary["failure_rate"] = summary["failures"] / len(done) if done else 0.0
