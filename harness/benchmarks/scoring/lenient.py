@@ -1,0 +1,118 @@
+"""The letter of a reply in any reasonable form: what is stated last, and never a guess."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from string import ascii_uppercase
+
+from harness.benchmarks.base import Item
+from harness.benchmarks.scoring.verdict import Rule, Verdict, settle
+
+UNKNOWN = 10
+"""Letters that are looked for if the options are not known: A to J."""
+
+TAIL = 120
+"""Characters at the end of a reply where its last statement mostly is: they are searched first, as that is faster."""
+
+BOXES = re.compile(r"\\boxed\s*\{|<answer>", re.I)
+MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|rm)\b|[*_`$\"“”<>{}\\]|/answer>", re.I)
+CLOSED = re.compile(r"[(\[*{]+\s*([A-Z])\s*[)\]*}]+")
+WORD = re.compile(r"\s+(?!(?:is|was|because|since|as|for|with|which|that|due|based|from|but|so|and|would)\b)[a-z]|['’]")
+"""What follows an A or I that is no letter but a word."""
+
+SEVERAL = re.compile(r"[.)]?\s*(?:or|and|,|/|&)\s*\W?[A-Z]\b(?!\s[a-z])")
+"""What follows a letter that is not the only answer."""
+
+
+@cache
+def _patterns(last: str) -> tuple[re.Pattern[str], ...]:
+    """A letter alone, two ways to state the answer, to head a line with it, to mention it; for options A to `last`."""
+    letter, small = rf"([A-{last}])(?!\w)", rf"([a-{last.lower()}])(?=\W*(?:\n|$))"
+    thing = r"(?i:(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice|answer|letter)?(?:\s+is)?)[\s:(]*"
+    return (
+        re.compile(rf"\W*([A-{last}a-{last.lower()}])\W*"),
+        re.compile(
+            r"\b(?:[Aa]nswer|ANSWER|(?:[Cc]orrect|right|[Bb]est|[Ff]inal|[Mm]y)\s(?:option|choice|letter)|[Cc]onclusion)\b"
+            rf"[^.\n]{{0,40}}?(?:\bis\b|\bbe\b|[:=\n–-])\s*{thing}(?:{letter}|{small})"
+            rf"|\b(?:choose|pick|select)\b\s*{thing}{letter}"
+        ),
+        re.compile(
+            rf"(?<![\w'’]){letter}[.)]?\s(?:[^.\n]{{0,80}}?\s)??is\s(?:\w+\s){{0,2}}?(?:correct|right|best|answer)\b"
+        ),
+        re.compile(rf"^\W*{letter}(?:[.):,–-]|\s*$|\s(?:is|because)\b)|\bis\s{letter}\W*$", re.M),
+        re.compile(rf"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*\W?{letter}|(?<!\w)[(\[]?{letter}[.)]"),
+    )
+
+
+def clean(reply: str) -> str:
+    """Without mark-up; a box is a statement, and a letter in brackets or bold ends with a dot."""
+    reply = CLOSED.sub(r" \1. ", BOXES.sub(" answer: ", reply))
+    return MARKUP.sub("", reply).strip()
+
+
+def read_letter(reply: str, options: Sequence[str] = ()) -> str | None:
+    """The letter that a reply states; None if it states none, or several without a last word.
+
+    In this order: a letter alone; the last statement ("The answer is B", "B is correct", a box); the only letter that
+    heads a line; the only letter that is mentioned as an option; the only option whose text is in the last statement or
+    line.
+
+    Args:
+        reply: the answer part of the reply.
+        options: texts of the options, in letter order; empty if they are not known.
+    """
+    last = ascii_uppercase[(len(options) or UNKNOWN) - 1]
+    alone, *statements, heads, mentions = _patterns(last)
+    if match := alone.fullmatch(reply):
+        return match[1].upper()
+    for part in (reply[-TAIL:], reply) if len(reply) > TAIL else (reply,):
+        text = clean(part)
+        if stated := [found for pattern in statements for found in _found(pattern, text)]:
+            return max(stated)[1]
+    for pattern in (heads, mentions):
+        letters = {letter for _, letter in _found(pattern, text)}
+        if len(letters) == 1:
+            return letters.pop()
+    return read_text(text, options)
+
+
+def _found(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
+    for match in pattern.finditer(text):
+        letter = match[match.lastindex or 0]
+        rest = text[match.end(match.lastindex or 0) :]
+        if (letter in "AI" and WORD.match(rest)) or SEVERAL.match(rest) or re.search(r"not\b|n't\b", match[0]):
+            continue
+        yield match.start(), letter.upper()
+
+
+def read_text(text: str, options: Sequence[str]) -> str | None:
+    """The only option whose text is, in whole words, in what follows the last "answer is", else in the last line."""
+    line = text.rpartition("\n")[2]
+    tails = re.findall(r"(?i)\banswer\b[^.\n]{0,40}?(?:\bis\b|:)\s*([^\n]+)", text)
+    for place in (*tails[-1:], line):
+        place = _words(place)
+        found = {
+            letter: words for letter, option in zip(ascii_uppercase, options, strict=False)
+            if (words := _words(option)).strip() and words in place
+        }  # fmt: skip
+        # An option that is part of a longer one that is there too ("red", "dark red") is not said by itself.
+        whole = [a for a, x in found.items() if not any(x in y and x != y for y in found.values())]
+        if len(whole) == 1:
+            return whole[0]
+    return None
+
+
+def _words(text: str) -> str:
+    words = re.findall(r"[\w.%°-]*\w[%°]?", text.lower())
+    return f" {' '.join(words)} "
+
+
+def lenient(item: Item, answer: str) -> Verdict:
+    """The letter that is stated in any reasonable form; nothing is guessed."""
+    letter = read_letter(answer, item.meta.get("options") or ())
+    return settle("letter.lenient", letter, letter == item.answer)
+
+
+RULES: dict[str, Rule] = {"letter.lenient": lenient}
