@@ -123,6 +123,9 @@ class LoggerConfig:
     group: str | None = None
 
 
+URL = r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^\s?#@]*)?"  # nowhere a user, a password or a query
+
+
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
     """Who judges replies that no rule can score: an endpoint (`model` at `base_url`), or a model here (`path`).
@@ -152,7 +155,7 @@ class JudgeConfig:
         # what was mistaken may be the key itself, so it is not repeated
         if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
             raise InputError("judge.key_env= is the NAME of the environment variable that holds the key, in capitals")
-        if self.base_url is not None and not re.fullmatch(r"https?://[\w.:\[\]-]+(/[^\s?#@]*)?", self.base_url):
+        if self.base_url is not None and not re.fullmatch(URL, self.base_url):
             raise InputError("judge.base_url= must be http(s)://host/path without user, password or query")
         for name, least in (("concurrency", 1), ("retries", 0), ("timeout", 0.001)):
             if getattr(self, name) < least:

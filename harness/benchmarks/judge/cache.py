@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,9 @@ class Cached(Judge):
             self._file = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from None
-        (mark,), (tables,) = self._run("PRAGMA application_id")[0], self._run("SELECT count(*) FROM sqlite_master")[0]
-        if tables and mark != APPLICATION:
+        weakref.finalize(self, self._file.close)  # leaves one file behind instead of three
+        tables = self._run("SELECT count(*) FROM sqlite_master") != [(0,)]
+        if tables and self._run("PRAGMA application_id") != [(APPLICATION,)]:
             raise DataError(f"{self._path} is not a cache of judges' replies: move it away")
         for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE", TABLE,
                           f"PRAGMA application_id = {APPLICATION}", "COMMIT"):  # fmt: skip
