@@ -1,0 +1,213 @@
+"""Where the files of a data set lie: a local folder or file, or the hub and its cache.
+
+The hub's files are fetched for the wanted split alone and then treated as a local folder.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import yaml
+
+from harness.benchmarks.base import DataError
+
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table on the hub.
+
+    Attributes:
+        hub: repository id.
+        config: name of its configuration.
+        splits: its splits, in the order in which their rows are joined.
+        files: how file names begin, in the order of `splits`, where those differ from the names of the splits.
+    """
+
+    hub: str
+    config: str
+    splits: tuple[str, ...]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Files:
+    """Data files by split, the folder that they belong to, and the hub's commit if they come from there."""
+
+    root: Path
+    splits: dict[str, list[Path]]
+    commit: str | None = None
+
+
+def locate(name: str, sources: Sequence[Source], revision: str, data: str | None) -> Files:
+    """Files of the first source that the local `data` fits, or of the first one on the hub if there is no `data`.
+
+    Raises:
+        DataError: nothing is there, in one line that says what was expected.
+    """
+    if data is None:
+        return _hub(name, sources[0], revision)
+    path, problems = Path(data).expanduser(), []
+    for source in sources:
+        try:
+            return _local(path, source)
+        except DataError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _local(path: Path, source: Source) -> Files:
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise DataError(f"{path} is not one of {', '.join(SUFFIXES)}")
+        return Files(path.parent, {_split_of(path, source) or source.splits[0]: [path]})
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist: data must be a folder or one of {', '.join(SUFFIXES)}")
+    splits = _by_readme(path, source) or _by_names(path, source)
+    for files in splits.values():
+        _check_shards(files)
+    return Files(path, splits)
+
+
+def _by_readme(path: Path, source: Source) -> dict[str, list[Path]]:
+    """Files that the configurations in the head of README.md name; nothing if there are none."""
+    declared = _declared(path / "README.md")
+    if not declared:
+        return {}
+    known = [c for c in (source.config, "default") if c in declared]
+    if not known and len(declared) == 1 and source.config == "default":
+        known = list(declared)
+    if not known:
+        raise DataError(f"{path / 'README.md'} has no config {source.config!r}; it has: {', '.join(declared)}")
+    splits = declared[known[0]]
+    wanted = {s: splits[s] for s in source.splits if s in splits}
+    if not wanted and len(splits) == 1:
+        wanted = {source.splits[0]: next(iter(splits.values()))}
+    if not wanted:
+        raise DataError(
+            f"{path / 'README.md'} has no split {source.splits[0]!r} of {known[0]!r}; it has: {', '.join(splits)}"
+        )
+    found = {split: sorted(f for p in patterns for f in path.glob(p)) for split, patterns in wanted.items()}
+    for split, files in found.items():
+        if not files:
+            raise DataError(f"{path} lacks the files of split {split!r}: {', '.join(wanted[split])}")
+    return found
+
+
+def _declared(readme: Path) -> dict[str, dict[str, list[str]]]:
+    """Patterns of files by config and split, from the YAML head of a data card."""
+    if not readme.is_file():
+        return {}
+    head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        card = yaml.safe_load(head[1]) if head else None
+        configs = (card or {}).get("configs") or []
+        return {c["config_name"]: _patterns(c["data_files"]) for c in configs if "data_files" in c}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{readme}: configs in its head cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _patterns(data_files: Any) -> dict[str, list[str]]:
+    """One pattern, several, or {split, path} entries."""
+    splits: dict[str, list[str]] = {}
+    for entry in data_files if isinstance(data_files, list) else [data_files]:
+        split, found = (entry["split"], entry["path"]) if isinstance(entry, dict) else ("train", entry)
+        splits.setdefault(split, []).extend([found] if isinstance(found, str) else found)
+    for pattern in (p for patterns in splits.values() for p in patterns):
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts or "://" in pattern:
+            raise ValueError(f"{pattern} leads out of the folder")
+    return splits
+
+
+def _by_names(path: Path, source: Source) -> dict[str, list[Path]]:
+    """Files whose names, or whose folders' names, begin with the split; or all, if they belong to one split only."""
+    folder = path / source.config if (path / source.config).is_dir() else path
+    files = sorted(f for f in folder.rglob("*") if f.name.endswith(SUFFIXES) and f.is_file())
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        split = _split_of(file, source)
+        if split is not None:
+            splits.setdefault(split, []).append(file)
+    if splits:
+        return {split: splits[split] for split in source.splits if split in splits}
+    if files and len({re.split(r"[-.]", f.name)[0] for f in files}) == 1:
+        return {source.splits[0]: files}
+    found = ", ".join(str(f.relative_to(path)) for f in files[:4]) or "no data files"
+    raise DataError(
+        f"{path} has {found}: expected files of config {source.config!r}, split {source.splits[0]!r}, "
+        f"such as {source.splits[0]}-00000-of-00001.parquet, or one of {', '.join(SUFFIXES)}"
+    )
+
+
+def _split_of(file: Path, source: Source) -> str | None:
+    begins = dict(zip(source.files or source.splits, source.splits, strict=True))
+    if len(source.splits) == 1:
+        begins.setdefault(source.config, source.splits[0])
+    for name in (re.split(r"[-.]", file.name)[0], file.parent.name):
+        if name in begins:
+            return begins[name]
+    return None
+
+
+def _check_shards(files: list[Path]) -> None:
+    shards = [m for f in files if (m := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})(\..*)", f.name))]
+    have = {m[0] for m in shards}
+    for m in shards:
+        for k in range(int(m[3])):
+            name = f"{m[1]}-{k:05d}-of-{m[3]}{m[4]}"
+            if name not in have:
+                raise DataError(f"{files[0].parent} lacks {name}, one of {int(m[3])} parts")
+
+
+@cache
+def _unreachable() -> str | None:
+    """Why the hub is out of reach; asked once, because its client retries every file for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE=1"
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        if not getproxies():
+            socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+    except OSError:
+        return "no connection"
+    return None
+
+
+def _hub(name: str, source: Source, revision: str) -> Files:
+    """Files of one split, from the hub or its cache. Uses whatever login the user has, and needs none."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    where: dict[str, Any] = {"repo_id": source.hub, "repo_type": "dataset", "revision": revision}
+    away = _unreachable()
+    try:
+        patterns = [f"*{start}*" for start in source.files or source.splits]
+        try:
+            readme = hf_hub_download(**where, filename="README.md", local_files_only=bool(away))
+            declared = _declared(Path(readme)).get(source.config, {})
+            patterns = [p for s in source.splits for p in declared.get(s, [])] or patterns
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            pass  # a repository without a card
+        folder = snapshot_download(**where, allow_patterns=["README.md", *patterns], local_files_only=bool(away))
+        return replace(_local(Path(folder), source), commit=Path(folder).name)
+    except (OSError, ValueError) as error:
+        if away or isinstance(error, LocalEntryNotFoundError):
+            raise DataError(
+                f"{name} needs {source.hub} from the hub, which cannot be reached ({away or 'no connection'}): "
+                "give benchmark.data=/local/path"
+            ) from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{name} needs {source.hub} at revision {revision} from the hub: {reason}") from None

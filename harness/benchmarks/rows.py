@@ -1,0 +1,179 @@
+"""Rows of data files: plain columns at once, pictures undecoded and only when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.benchmarks.base import DataError
+from harness.benchmarks.data import Files
+
+Kind = Literal["text", "number", "list", "struct", "picture"]
+Row = dict[str, Any]
+"""Plain columns; a picture column holds True, or None or "" where there is no picture; "_row" counts the rows of the
+data, "_split" names their split."""
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "text": ("string", "int", "null"),
+    "number": ("int", "string"),
+    "list": ("list",),
+    "struct": ("struct", "picture"),
+    "picture": ("picture", "string", "binary", "null"),
+}
+
+
+@dataclass
+class Rows:
+    """A table.
+
+    Attributes:
+        plain: its rows.
+        types: kind of each column as it was found.
+        files: what it was read from.
+        external: some pictures are files of their own, named in the rows.
+    """
+
+    plain: list[Row]
+    types: dict[str, str]
+    files: Files
+    external: bool
+    _pictures: dict[str, tuple[Any, str]]
+    _joined: list[Path] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the picture columns."""
+        return list(self._pictures)
+
+    @property
+    def sources(self) -> list[Path]:
+        """All data files, also of what was joined."""
+        return [file for files in self.files.splits.values() for file in files] + self._joined
+
+    def picture(self, row: Row, column: str) -> bytes:
+        """The file of a picture, as it is. Raises DataError if it is missing, or lies outside the data's folder."""
+        data, key = self._pictures[column]
+        value = data[row[key]][column]
+        if isinstance(value, dict):
+            value = value["path"] if value["bytes"] is None else value["bytes"]
+        return value if isinstance(value, bytes) else _inside(self.files.root, str(value)).read_bytes()
+
+    def join(self, other: Rows, column: str, on: str, key: str) -> None:
+        """Give each row the picture of the row of `other` whose `key` equals its `on`."""
+        numbers = {str(row[key]): row["_row"] for row in other.plain}
+        for row in self.plain:
+            if str(row[on]) not in numbers:
+                raise DataError(f"{other.files.root} has no picture {row[on]}, which row {row['_row']} asks for")
+            row |= {column: True, "_joined": numbers[str(row[on])]}
+        self._pictures[column] = other._pictures[column][0], "_joined"
+        self.types[column] = other.types[column]
+        self._joined += other.sources
+        self.external = self.external or other.external
+
+
+def read(files: Files, columns: Mapping[str, Kind]) -> Rows:
+    """Rows with the wanted columns (others are kept too).
+
+    Raises:
+        DataError: files that cannot be read, no rows, a column that is missing or of another type.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    parts = {split: _table(paths) for split, paths in files.splits.items()}
+    first = next(iter(parts.values()))
+    types = {field.name: _kind(field.type) for field in first.data.schema}
+    place = str(next(iter(files.splits.values()))[0])
+    _check(types, columns, place)
+    try:
+        data = datasets.concatenate_datasets(list(parts.values()))
+    except ValueError as error:
+        raise DataError(f"{files.root}: its splits have different columns: {' '.join(str(error).split())}") from None
+    if not len(data):
+        raise DataError(f"{place} has no rows")
+    pictures = [name for name, kind in columns.items() if kind == "picture"]
+    plain: list[Row] = data.remove_columns(pictures).data.table.to_pylist()
+    splits = [split for split, part in parts.items() for _ in range(len(part))]
+    external = False
+    for number, row in enumerate(plain):
+        row |= {"_row": number, "_split": splits[number]}
+    for name in pictures:
+        filled, outside = _filled(data.data.column(name), types[name])
+        external = external or outside
+        for row, there in zip(plain, filled, strict=True):
+            row[name] = True if there else "" if types[name] == "string" else None
+    return Rows(plain, types, files, external, {name: (data.select_columns([name]), "_row") for name in pictures})
+
+
+def _table(paths: Sequence[Path]) -> Any:
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    kind = "parquet" if paths[0].suffix == ".parquet" else "json"
+    try:
+        data = datasets.load_dataset(kind, data_files=[str(p.absolute()) for p in paths], split="train")
+    except Exception as error:  # datasets raises what its readers raise, wrapped or not
+        for path in paths:
+            try:
+                if kind == "parquet":
+                    parquet.read_schema(path)
+            except (OSError, pyarrow.ArrowException) as damage:
+                raise DataError(f"{path} is not a readable parquet file: {_line(damage)}") from None
+        raise DataError(f"{paths[0]} cannot be read: {_line(error.__cause__ or error)}") from None
+    for name, feature in data.features.items():
+        if isinstance(feature, datasets.Image):
+            data = data.cast_column(name, datasets.Image(decode=False))
+    return data
+
+
+def _kind(arrow: Any) -> str:
+    from pyarrow import types
+
+    kinds = {
+        "int": types.is_integer, "binary": lambda t: types.is_binary(t) or types.is_large_binary(t),
+        "string": lambda t: types.is_string(t) or types.is_large_string(t),
+        "picture": lambda t: types.is_struct(t) and {"bytes", "path"} == {t.field(i).name for i in range(t.num_fields)},
+        "struct": types.is_struct,
+        "list": lambda t: types.is_list(t) or types.is_large_list(t), "null": types.is_null,
+    }  # fmt: skip
+    return next((name for name, fits in kinds.items() if fits(arrow)), str(arrow))
+
+
+def _check(types: Mapping[str, str], columns: Mapping[str, Kind], place: str) -> None:
+    expected = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+    for name, kind in columns.items():
+        if name not in types:
+            raise DataError(f"{place} has no column {name!r} but {', '.join(types)}; expected: {expected}")
+        if types[name] not in ALLOWED[kind]:
+            raise DataError(f"{place}: column {name!r} is {types[name]}, not {kind}; expected: {expected}")
+
+
+def _filled(column: Any, kind: str) -> tuple[list[bool], bool]:
+    """Which rows have a picture, and whether any of them is a file of its own."""
+    import pyarrow.compute as pc
+
+    if kind in ("null", "binary"):
+        return column.is_valid().to_pylist(), False
+    if kind == "string":
+        filled = [bool(value and value.strip()) for value in column.to_pylist()]
+        return filled, any(filled)
+    inline = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
+    named = [bool(path) for path in pc.struct_field(column, "path").to_pylist()]
+    outside = [path and not data for path, data in zip(named, inline, strict=True)]
+    return [data or path for data, path in zip(inline, outside, strict=True)], any(outside)
+
+
+def _inside(root: Path, name: str) -> Path:
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DataError(f"picture {name!r} lies outside of {root}")
+    if not path.is_file():
+        raise DataError(f"picture {name!r} is not in {root}")
+    return path
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
