@@ -79,3 +79,9 @@ class Benchmark(Protocol):
 
         Asked only for items with `needed`; `runs` are those of `harness.engine.evidence.Evidence`.
         """
+
+
+def outlines(benchmark: Benchmark) -> Sequence[Item]:
+    """The items, to choose among them by id, cluster and category; without content where reading it takes long."""
+    items = benchmark.items()
+    return items.outlines() if hasattr(items, "outlines") else items

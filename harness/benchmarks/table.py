@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
-from harness.benchmarks import cache, prompts
+from harness.benchmarks import cache, prompts, scoring
 from harness.benchmarks.base import DataError, Item, Runs, Scoring
 from harness.benchmarks.data import locate
 from harness.benchmarks.prompts import Layout, Mark, Prompt
@@ -63,6 +63,7 @@ class Table:
             raise ValueError(f"{self.set} has no version {self.version!r} but {', '.join(self.known.versions)}")
         if self._task is None:
             prompts.compiled(self.prompt)
+        scoring.check(self.scoring)
 
     @property
     def known(self) -> Set:
@@ -147,7 +148,8 @@ class Table:
         template, out = prompts.compiled(self.prompt), []
         for row, facts in self.facts:
             context = {k.replace(" ", "_"): v for k, v in row.items() if k[0] != "_" and k not in self.rows.columns}
-            context = {"hint": "", "question": "", "options": [], **context, **facts.meta}
+            options = facts.meta.get("options", [])
+            context = {"hint": "", "question": "", **facts.meta, **context, "options": options}  # columns as they are
             out.append(Prompt(prompts.laid_out(prompts.render(template, context), self._shown(row), self.pictures)))
         return out
 

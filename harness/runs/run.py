@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from harness.benchmarks import scoring
-from harness.benchmarks.base import Item
+from harness.benchmarks.base import Item, outlines
 from harness.benchmarks.judge import Judge, make_judge
 from harness.engine.trace import Request, Trace
 from harness.runs.backend import Backend
@@ -74,7 +74,7 @@ class Grid:
         config = cell.config
         key = (id(cell.benchmark), config.limit, config.subset)
         if key not in self._chosen:
-            items = cell.benchmark.items()
+            items = outlines(cell.benchmark)
             self._chosen[key] = {items[i].id: i for i in select(items, config.limit, config.subset)}
         return self._chosen[key]
 

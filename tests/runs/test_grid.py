@@ -112,7 +112,7 @@ class Mine(Budgeted):
     [
         (["model=nope"], "unknown model 'nope'; known: internvl3_5_14b, "),
         (["pruner=nope"], "unknown pruner 'nope'; known: blind, divprune, fastv, none, oracle, "),
-        (["benchmark=nope"], "unknown benchmark 'nope'; known: glyph_lookup, glyph_walk"),
+        (["benchmark=nope"], "unknown benchmark 'nope'; known: dynamath, "),
         (["experiment=nope"], "unknown experiment 'nope'; known: "),
         (["keep=0", "pruner=fastv"], r"keep must lie in \(0, 1\], got 0"),
         (["keep=1.5"], r"keep must lie in \(0, 1\], got 1.5"),
