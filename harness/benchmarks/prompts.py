@@ -72,12 +72,11 @@ def laid_out(text: str, columns: Sequence[str], layout: Layout) -> tuple[str | M
     """Pictures of a row and its text, in order.
 
     "first": pictures, then text. "interleaved": each `<image k>` of the text is replaced by the k-th picture, pictures
-    without one come first (VLMEvalKit, `split_MMMU`). "numbered": several pictures are introduced by "Image-1: " and
-    end with a line break (VLMEvalKit, `InternVLChat`).
+    without one come first (VLMEvalKit, `split_MMMU`). "numbered": several pictures are introduced by "Image-1: "
+    (VLMEvalKit, `InternVLChat`); the line break after each is the chat template's.
     """
     if layout == "numbered" and len(columns) > 1:
-        rows = [part for k, column in enumerate(columns, 1) for part in (f"Image-{k}: ", Mark(column), "\n")]
-        return _joined([*rows, text])
+        return (*(part for k, column in enumerate(columns, 1) for part in (f"Image-{k}: ", Mark(column))), text)
     if layout != "interleaved":
         return (*map(Mark, columns), text)
     parts: list[str | Mark] = []
