@@ -57,9 +57,9 @@ class OpenAICompatible(Judge):
             raise self._failure(f"no answer within {self._timeout:g} s", strike=True) from None
         except APIStatusError as error:
             strike = error.status_code not in OF_THE_PROMPT
-            raise self._failure(f"HTTP {error.status_code}{_message(error.body)}", strike) from None
+            raise self._failure(f"HTTP {error.status_code}{self._message(error.body)}", strike) from None
         except Exception as error:  # the package lets some errors of the libraries below it through
-            raise self._failure(f"no connection ({_short(str(error.__cause__ or error))})", strike=True) from None
+            raise self._failure(f"no connection ({self._short(str(error.__cause__ or error))})", strike=True) from None
         with self._lock:
             self._strikes = 0
         return self._read(response.text)
@@ -79,38 +79,36 @@ class OpenAICompatible(Judge):
             content = choice["message"]["content"]
             ended = choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise self._failure(f"not a chat completion: {_short(text)}") from None
+            raise self._failure(f"not a chat completion: {self._short(text)}") from None
         if not isinstance(content, str) or not content.strip():
-            raise self._failure(f"a reply without text (finish_reason {_short(str(ended))})")
+            raise self._failure(f"a reply without text (finish_reason {self._short(str(ended))})")
         usage, model = body.get("usage"), body.get("model")
         return Reply(
-            whole(self._hide(content)), model if isinstance(model, str) else self.name,
+            self._clean(content), self._clean(model) if isinstance(model, str) else self.name,
             _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"),
         )  # fmt: skip
 
     def _failure(self, reason: str, strike: bool = False) -> JudgeUnavailable:
-        reason = self._hide(f"judge {self.name} at {self._url}: {reason}")
+        reason = f"judge {self.name} at {self._url}: {reason}"
         with self._lock:
             self._strikes += strike
             if strike and self._strikes >= STRIKES:
                 self._down_until, self._reason = time.monotonic() + PAUSE, reason
         return JudgeUnavailable(reason)
 
-    def _hide(self, text: str) -> str:
-        """Without the key, should the endpoint echo it."""
-        return text.replace(self._key, "***") if self._key else text
+    def _message(self, body: Any) -> str:
+        """What an error's body says, if it has one of the usual forms."""
+        message = body.get("message") if isinstance(body, dict) else body
+        return f": {self._short(message)}" if isinstance(message, str) and message else ""
 
+    def _short(self, text: str) -> str:
+        return " ".join(self._clean(text).split())[:160]
 
-def _message(body: Any) -> str:
-    """What an error's body says, if it has one of the usual forms."""
-    message = body.get("message") if isinstance(body, dict) else body
-    return f": {_short(message)}" if isinstance(message, str) and message else ""
-
-
-def _short(text: str) -> str:
-    return " ".join(text[:400].split())[:160]
+    def _clean(self, text: str) -> str:
+        """What can be stored, and not the key, should the endpoint echo it."""
+        return whole(text.replace(self._key, "***") if self._key else text)
 
 
 def _count(usage: Any, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if type(value) is int else None
+    return value if type(value) is int and 0 <= value < 2**53 else None
