@@ -49,7 +49,13 @@ class Display:
     def finish(self, name: str, summary: dict[str, Any]) -> None:
         """A cell is done."""
         failures = f", {summary['failures']} failed" if summary["failures"] else ""
-        self.say(f"{self._place()} {name}  accuracy {percent(summary['accuracy'])}  n {summary['n']}{failures}")
+        metric, headline = next(iter(summary["metrics"].items()))
+        said = [f"accuracy {percent(summary['accuracy'])}"]
+        said += [f"{metric} {percent(headline['value'])}"] if metric != "mean" else []
+        said += [f"n {summary['n']}{failures}"]
+        said += [f"{summary['unjudged']} unjudged"] if summary["unjudged"] else []
+        said += [headline["note"]] if headline["note"] and metric != "mean" else []
+        self.say(f"{self._place()} {name}  {'  '.join(said)}")
 
     def fail(self, name: str, error: str) -> None:
         """A cell could not be finished."""
