@@ -35,7 +35,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     replies, sys.stdout = sys.stdout, sys.stderr  # libraries may print
 
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
 
     logging.disable()  # it warns that its own time limits, which need a main thread, are off
     targets = (LatexExtractionConfig(), ExprExtractionConfig())
