@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,13 @@ class Rows(list[dict[str, Any]]):
         return dict.fromkeys(self[0])
 
 
-def hide_torchvision() -> None:
-    """As `harness.compat` does: transformers fails on a torchvision that does not fit torch, and can do without."""
+def lighten() -> None:
+    """Keep two libraries away that prompts do not need.
+
+    `evaluate` (metrics) loads all of transformers' pipelines. transformers fails on a torchvision that does not fit
+    torch, and can do without (as in `harness.compat`).
+    """
+    sys.modules["evaluate"] = types.ModuleType("evaluate")
     try:
         import torchvision  # noqa: F401
     except Exception:
@@ -112,7 +118,7 @@ def main() -> None:
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        hide_torchvision()
+        lighten()
         request = json.loads(sys.stdin.readline())
         rows = Rows(document(json.loads(line), request["pictures"]) for line in sys.stdin)
         task, generation = load(request["task"], request["model"], rows)

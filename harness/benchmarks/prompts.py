@@ -78,7 +78,7 @@ def laid_out(text: str, columns: Sequence[str], layout: Layout) -> tuple[str | M
     if layout == "numbered" and len(columns) > 1:
         return (*(part for k, column in enumerate(columns, 1) for part in (f"Image-{k}: ", Mark(column))), text)
     if layout != "interleaved":
-        return (*map(Mark, columns), text)
+        return _joined([*map(Mark, columns), text])
     parts: list[str | Mark] = []
     for k, piece in enumerate(re.split(r"<image (\d+)>", text)):
         named = [c for c in columns if c.endswith(f"_{piece}")] if k % 2 else []
@@ -126,7 +126,7 @@ def lmms(task: str, model: str, rows: Sequence[Row], pictures: Sequence[str]) ->
 
 def _asked(task: str, request: str, n: int) -> list[dict[str, Any]]:
     script = Path(__file__).with_name("lmms_prompts.py")
-    quiet = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "none", "LOGURU_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "0"}
+    quiet = {"HF_HUB_OFFLINE": "1", "API_TYPE": "openai", "OPENAI_API_KEY": "none", "LOGURU_LEVEL": "WARNING"}
     with tempfile.TemporaryDirectory() as empty:  # a .env file of the working folder would be read
         try:
             done = subprocess.run(

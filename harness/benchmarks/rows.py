@@ -82,6 +82,7 @@ def read(files: Files, columns: Mapping[str, Kind]) -> Rows:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said in one line, below
     parts = {split: _table(paths) for split, paths in files.splits.items()}
     first = next(iter(parts.values()))
     types = {field.name: _kind(field.type) for field in first.data.schema}
@@ -109,24 +110,30 @@ def read(files: Files, columns: Mapping[str, Kind]) -> Rows:
 
 def _table(paths: Sequence[Path]) -> Any:
     import datasets
-    import pyarrow
-    from pyarrow import parquet
 
     kind = "parquet" if paths[0].suffix == ".parquet" else "json"
     try:
+        if kind == "parquet" and not sum(_parquet_rows(path) for path in paths):
+            raise DataError(f"{paths[0]} has no rows")
         data = datasets.load_dataset(kind, data_files=[str(p.absolute()) for p in paths], split="train")
+    except DataError:
+        raise
     except Exception as error:  # datasets raises what its readers raise, wrapped or not
-        for path in paths:
-            try:
-                if kind == "parquet":
-                    parquet.read_schema(path)
-            except (OSError, pyarrow.ArrowException) as damage:
-                raise DataError(f"{path} is not a readable parquet file: {_line(damage)}") from None
         raise DataError(f"{paths[0]} cannot be read: {_line(error.__cause__ or error)}") from None
     for name, feature in data.features.items():
         if isinstance(feature, datasets.Image):
             data = data.cast_column(name, datasets.Image(decode=False))
     return data
+
+
+def _parquet_rows(path: Path) -> int:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except (OSError, pyarrow.ArrowException) as damage:
+        raise DataError(f"{path} is not a readable parquet file: {_line(damage)}") from None
 
 
 def _kind(arrow: Any) -> str:

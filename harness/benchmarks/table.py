@@ -123,7 +123,7 @@ class Table:
             if facts is not None and not facts.answer:
                 raise DataError(f"{self._place}, row {row['_row']} has no answer: it cannot be scored")
         if not found:
-            raise DataError(f"{self._place} has no rows{f' with {where[0]} {where[1]!r}' if where else ''}")
+            raise DataError(f"{self._place} has no rows with {f'{where[0]} {where[1]!r}' if where else 'an answer'}")
         count = Counter(facts.id for _, facts in found)
         return [
             (row, replace(facts, id=f"{facts.id}#{row['_row']}" if count[facts.id] > 1 else facts.id))

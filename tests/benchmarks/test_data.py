@@ -1,0 +1,219 @@
+"""Where data may lie, and what is said of data that is not as expected. No schema of a real data set is needed here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harness.benchmarks import data
+from harness.benchmarks.base import DataError
+from harness.benchmarks.table import Table
+from tests.benchmarks.parquet import png
+
+pytestmark = pytest.mark.usefixtures("own_caches")
+PICTURE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+Rows = list[dict[str, Any]]
+
+
+def problems(n: int = 3, **changes: Any) -> Rows:
+    """Rows as LogicVista has them."""
+    row = {"question": "q", "answer": "A", "skill": ["s"], "image": {"bytes": png(1), "path": None}}
+    return [{"id": f"v{i}", **row, **changes} for i in range(n)]
+
+
+def put(file: Path, rows: Rows) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns = pa.Table.from_pylist(rows)
+    if rows and isinstance(rows[0].get("image"), dict):
+        at = columns.column_names.index("image")
+        columns = columns.set_column(at, "image", pa.array([row["image"] for row in rows], PICTURE))
+    pq.write_table(columns, file)
+    return file
+
+
+def logicvista(path: Path | None, **changes: Any) -> Table:
+    rules = {"rule": "logicvista.letters", "lenient": "letter.lenient"}
+    return Table(set="logicvista", data=path and str(path), prompt="{{ question }}", **{**rules, **changes})
+
+
+def ids(path: Path) -> list[str]:
+    return [item.id for item in logicvista(path).items()]
+
+
+CARD = "---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\nA card.\n"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_every_layout_gives_the_same_items(tmp_path: Path) -> None:
+    rows = problems()
+    single = put(tmp_path / "single" / "anything.parquet", rows)
+    put(tmp_path / "plain" / "test-00000-of-00001.parquet", rows)
+    put(tmp_path / "data" / "data" / "test-00000-of-00001.parquet", rows)
+    put(tmp_path / "data" / "data" / "train-00000-of-00001.parquet", problems(5))
+    put(tmp_path / "folder" / "test" / "part.parquet", rows)
+    put(tmp_path / "config" / "default" / "test.parquet", rows)
+    put(tmp_path / "config" / "other" / "test.parquet", problems(5))
+    put(tmp_path / "alone" / "validation-1.parquet", rows)
+    put(tmp_path / "card" / "x" / "mine.parquet", rows)
+    put(tmp_path / "card" / "train.parquet", problems(5))
+    files = '  - split: train\n    path: "train.parquet"\n  - split: test\n    path: ["x/*.parquet"]\n'
+    (tmp_path / "card" / "README.md").write_text(CARD.format(config="default", files=files))
+    put(tmp_path / "shards" / "test-00000-of-00002.parquet", rows[:2])
+    put(tmp_path / "shards" / "test-00001-of-00002.parquet", rows[2:])
+    folders = ["plain", "data", "folder", "config", "alone", "card", "shards"]
+    for path in [single, *(tmp_path / name for name in folders)]:
+        assert ids(path) == ["v0", "v1", "v2"], path
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json"])
+def test_pictures_beside_json(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(png(1))
+    rows = problems(2, image="images/1.png")
+    text = json.dumps(rows) if suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows)
+    file = tmp_path / f"test{suffix}"
+    file.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    first = logicvista(file)
+    assert first.items()[0].content == (png(1), "q")
+    before = first.content_hash()
+    (tmp_path / "images" / "1.png").write_bytes(png(2))  # no data file has changed, what is asked has
+    assert logicvista(file).content_hash() != before
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "images/link.png", "images/absent.png"])
+def test_pictures_outside_of_the_folder_stay_closed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.png").write_bytes(png(1))
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    file = put(folder / "test.parquet", problems(1, image={"bytes": None, "path": name}))
+    where = "is not in" if "absent" in name else "lies outside of"
+    with pytest.raises(DataError, match=f"^picture '{name}' {where} {folder}$"):
+        logicvista(file).items()[0]
+
+
+def broken(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"PAR1 this is no parquet file PAR1")
+    return file
+
+
+def carded(folder: Path, files: str, config: str = "default") -> Path:
+    put(folder / "test.parquet", problems())
+    (folder / "README.md").write_text(CARD.format(config=config, files=files))
+    return folder
+
+
+SPLIT = '  - split: {}\n    path: "{}"\n'
+BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "nothing": (lambda p: p / "x", "x does not exist: data must be a folder or one of .parquet, .jsonl"),
+    "empty": (lambda p: p, "has no data files: expected files of config 'default', split 'test'"),
+    "kind of file": (lambda p: broken(p / "x.csv"), "x.csv is not one of .parquet"),
+    "damaged": (lambda p: broken(p / "test.parquet"), "test.parquet is not a readable parquet file: "),
+    "second of two damaged": (
+        lambda p: (put(p / "test-1.parquet", problems()), broken(p / "test-2.parquet"))[0].parent,
+        "test-2.parquet is not a readable parquet file: ",
+    ),
+    "split": (
+        lambda p: (put(p / "train.parquet", problems()), put(p / "dev.parquet", problems()))[0].parent,
+        "has dev.parquet, train.parquet: expected files of config 'default', split 'test', such as test-00000-of-0000",
+    ),
+    "part": (lambda p: put(p / "test-00000-of-00003.parquet", problems()).parent, "test-00001-of-00003.parquet, one o"),
+    "column": (
+        lambda p: put(p / "test.parquet", [{"id": "1", "question": "q"}]),
+        r"has no column 'answer' but id, question; expected: id \(text\), question \(text\), answer \(text\)",
+    ),
+    "type": (lambda p: put(p / "test.parquet", problems(question=["q"])), "column 'question' is list, not text"),
+    "picture": (lambda p: put(p / "test.parquet", problems(image=7)), "column 'image' is int, not picture"),
+    "no rows": (lambda p: put(p / "test.parquet", []), "test.parquet has no rows"),
+    "no answers": (lambda p: put(p / "test.parquet", problems(answer=None)), "has no rows with an answer"),
+    "config of card": (
+        lambda p: carded(p, SPLIT.format("test", "test.parquet") + "- config_name: c\n  data_files: x.parquet\n", "b"),
+        "no config 'default'; it has: b, c",
+    ),
+    "split of card": (
+        lambda p: carded(p, SPLIT.format("a", "test.parquet") + SPLIT.format("b", "test.parquet")),
+        "no split 'test' of 'default'; it has: a, b",
+    ),
+    "files of card": (lambda p: carded(p, SPLIT.format("test", "none-*")), "lacks the files of split 'test': none-"),
+    "way out": (lambda p: carded(p, SPLIT.format("test", "../test.parquet")), "test.parquet leads out of the folder"),
+    "address": (lambda p: carded(p, SPLIT.format("test", "https://x/y")), "https://x/y leads out of the folder"),
+    "head of card": (lambda p: carded(p, "  - split: [\n"), "README.md: configs in its head cannot be read: "),
+    "json": (lambda p: broken(p / "test.jsonl"), "test.jsonl cannot be read: "),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_one_line(tmp_path: Path, case: str) -> None:
+    make, message = BAD[case]
+    with pytest.raises(DataError, match=message) as caught:
+        logicvista(make(tmp_path)).content_hash()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 800
+
+
+@pytest.mark.usefixtures("no_network")
+def test_numbers_are_taken_as_text(tmp_path: Path) -> None:
+    rows = [{**row, "id": i} for i, row in enumerate(problems())]
+    assert ids(put(tmp_path / "test.parquet", rows)) == ["0", "1", "2"]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, no_network: None) -> Iterator[None]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    data._unreachable.cache_clear()
+    yield
+    data._unreachable.cache_clear()
+
+
+@pytest.mark.usefixtures("offline")
+def test_offline_without_data() -> None:
+    with pytest.raises(DataError) as caught:
+        logicvista(None).items()[0]
+    assert str(caught.value) == (
+        "logicvista needs lscpku/LogicVista from the hub, which cannot be reached (HF_HUB_OFFLINE=1): "
+        "give benchmark.data=/local/path"
+    )
+
+
+def test_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(data, "getproxies", dict)
+    data._unreachable.cache_clear()
+    with pytest.raises(DataError, match=r"cannot be reached \(no connection\): give benchmark.data="):
+        logicvista(None).items()[0]
+    data._unreachable.cache_clear()
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_cache_of_the_hub_serves_offline(own_caches: Path) -> None:
+    """As huggingface_hub keeps it; a split that was not fetched completely is refused."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = own_caches / "hub" / "datasets--lscpku--LogicVista"
+    snapshot = repository / "snapshots" / commit
+    put(snapshot / "data" / "test-00000-of-00001.parquet", problems())
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    files = SPLIT.format("test", "data/test-*")
+    (snapshot / "README.md").write_text(CARD.format(config="default", files=files))
+    table = logicvista(None)
+    assert [item.id for item in table.items()] == ["v0", "v1", "v2"]
+    assert table.data_id() == {"hub": "lscpku/LogicVista", "revision": "main", "commit": commit}
+    (snapshot / "data" / "test-00000-of-00001.parquet").rename(snapshot / "data" / "test-00000-of-00002.parquet")
+    with pytest.raises(DataError, match="which cannot be reached"):
+        logicvista(None).items()[0]
