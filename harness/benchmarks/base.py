@@ -74,6 +74,9 @@ class Benchmark(Protocol):
     def content_hash(self) -> str:
         """Hash of everything that a reply can depend on: prompts, pictures, order."""
 
+    def data_id(self) -> dict[str, Any]:
+        """Where the data came from: the hub's commit, or digests of local files; empty for made data."""
+
     def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
         """Evidence recall: the share of the needed regions that was readable when it was needed, 0..1.
 

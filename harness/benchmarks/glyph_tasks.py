@@ -93,6 +93,10 @@ class Glyphs:
             meta={"reply": task.reply},
         )
 
+    def data_id(self) -> dict[str, Any]:
+        """Made data: the seed, which the configuration holds, says all."""
+        return {}
+
     def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
         """Evidence recall. A look-up needs its cell for its first token; a walk needs its k-th cell for the pips and
         the arrow that it writes after the k-th place name. What the reply did not get to counts as at its end."""

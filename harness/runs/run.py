@@ -287,6 +287,7 @@ def describe(cell: Cell, spec: ScoreSpec) -> dict[str, Any]:
         config[group] = {"name": part["name"], "_target_": part["target"], **part["params"]}
     config["keep"], config["tokens"] = budget(cell.pruner)
     config |= {
+        "data": cell.benchmark.data_id(),
         "scoring": spec.plain(),
         "decoding": cell.identity["decoding"],
         "identity": cell.identity,
