@@ -18,7 +18,7 @@ TAIL = 120
 
 BOXES = re.compile(r"\\boxed\s*\{|<answer>", re.I)
 MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|rm)\b|[*_`$\"“”<>{}\\]|/answer>", re.I)
-CLOSED = re.compile(r"[(\[*{]+\s*([A-Z])\s*[)\]*}]+")
+CLOSED = re.compile(r"[(\[*{]{1,3}\s?([A-Z])\s?[)\]*}]{1,3}")
 WORD = re.compile(r"\s+(?!(?:is|was|because|since|as|for|with|which|that|due|based|from|but|so|and|would)\b)[a-z]|['’]")
 """What follows an A or I that is no letter but a word."""
 
@@ -41,15 +41,16 @@ def _patterns(last: str) -> tuple[re.Pattern[str], ...]:
         re.compile(
             rf"(?<![\w'’]){letter}[.)]?\s(?:[^.\n]{{0,80}}?\s)??is\s(?:\w+\s){{0,2}}?(?:correct|right|best|answer)\b"
         ),
-        re.compile(rf"^\W*{letter}(?:[.):,–-]|\s*$|\s(?:is|because)\b)|\bis\s{letter}\W*$", re.M),
+        re.compile(rf"^[^\w\n]*{letter}(?:[.):,–-]|\s*$|\s(?:is|because)\b)|\bis\s{letter}\W*$", re.M),
         re.compile(rf"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*\W?{letter}|(?<!\w)[(\[]?{letter}[.)]"),
     )
 
 
 def clean(reply: str) -> str:
-    """Without mark-up; a box is a statement, and a letter in brackets or bold ends with a dot."""
-    reply = CLOSED.sub(r" \1. ", BOXES.sub(" answer: ", reply))
-    return MARKUP.sub("", reply).strip()
+    """Without mark-up and empty lines; a box is a statement, and a letter in brackets or bold ends with a dot."""
+    # Runs of white space would make the searches slow: replies that repeat themselves can be very long.
+    reply = "\n".join(" ".join(line.split()) for line in reply.splitlines() if line.strip())
+    return MARKUP.sub("", CLOSED.sub(r" \1. ", BOXES.sub(" answer: ", reply))).strip()
 
 
 def read_letter(reply: str, options: Sequence[str] = ()) -> str | None:
@@ -71,11 +72,11 @@ def read_letter(reply: str, options: Sequence[str] = ()) -> str | None:
         text = clean(part)
         if stated := [found for pattern in statements for found in _found(pattern, text)]:
             return max(stated)[1]
-    for pattern in (heads, mentions):
-        letters = {letter for _, letter in _found(pattern, text)}
+    headed, mentioned = ({letter for _, letter in _found(pattern, text)} for pattern in (heads, mentions))
+    for letters in (headed, mentioned):
         if len(letters) == 1:
             return letters.pop()
-    return read_text(text, options)
+    return read_text(text, options, last_line=not headed)
 
 
 def _found(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
@@ -87,11 +88,17 @@ def _found(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
         yield match.start(), letter.upper()
 
 
-def read_text(text: str, options: Sequence[str]) -> str | None:
-    """The only option whose text is, in whole words, in what follows the last "answer is", else in the last line."""
-    line = text.rpartition("\n")[2]
+def read_text(text: str, options: Sequence[str], last_line: bool = True) -> str | None:
+    """The only option whose text is, in whole words, in what follows the last "answer is", else in the last line.
+
+    Args:
+        text: a cleaned reply.
+        options: texts of the options, in letter order.
+        last_line: whether the last line counts; it does not where a reply lists options.
+    """
+    lines = [text.rpartition("\n")[2]] if last_line else []
     tails = re.findall(r"(?i)\banswer\b[^.\n]{0,40}?(?:\bis\b|:)\s*([^\n]+)", text)
-    for place in (*tails[-1:], line):
+    for place in (*tails[-1:], *lines):
         place = _words(place)
         found = {
             letter: words for letter, option in zip(ascii_uppercase, options, strict=False)

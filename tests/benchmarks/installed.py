@@ -1,0 +1,35 @@
+"""Code of the installed lmms-eval, to compare with; taken from its files, without what its packages import."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def _file(path: str) -> Path:
+    package = find_spec("lmms_eval")
+    assert package and package.origin
+    return Path(package.origin).parent / "tasks" / path
+
+
+def lmms(path: str) -> ModuleType:
+    """A module under `lmms_eval/tasks`."""
+    spec = spec_from_file_location("installed_" + Path(path).stem, _file(path))
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def lmms_functions(path: str, *names: str) -> list[Callable[..., Any]]:
+    """Functions of a module under `lmms_eval/tasks`, which may need each other and `re`, without its other lines."""
+    tree = ast.parse(_file(path).read_text())
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    space: dict[str, Any] = {"re": re}
+    exec(compile(tree, path, "exec"), space)
+    return [space[name] for name in names]
