@@ -78,6 +78,9 @@ def load(task: str, model: str, rows: Rows) -> tuple[Any, dict[str, Any]]:
             """Nothing is downloaded, and no `process_docs` (GQA's loads a second data set) is run."""
             self.dataset = self.dataset_no_image = {self.config.test_split or self.config.validation_split: rows}
 
+        def _prepare_metric_and_aggregation(self) -> None:
+            """Nothing is scored."""
+
     config = load_yaml_config(yaml_path=str(find(task)), mode="full")
     stops = "until" in (config.get("generation_kwargs") or {})
     made = Ours(config=config, model_name=model)
