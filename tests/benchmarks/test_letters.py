@@ -139,27 +139,10 @@ def test_mmmu_open_questions(reply: str, reference: list[str], right: bool) -> N
     assert verdict.correct == right and verdict.unparsed == (not reply)
 
 
-WORDS = st.sampled_from(
-    [
-        "so",
-        "is",
-        "the",
-        "answer",
-        "result",
-        "=",
-        "3",
-        "-2.50",
-        "1e3",
-        "2e-3",
-        "1,200",
-        "20,000,000",
-        ".5",
-        "7.",
-        "x",
-        "$6.75",
-    ]
-    + ["1/4", "MgS", "36", "\n", "0.10", "5e", "e"]
-)
+WORDS = st.sampled_from([
+    "so", "is", "the", "answer", "result", "=", "3", "-2.50", "1e3", "2e-3", "1,200", "20,000,000", ".5", "7.", "x",
+    "$6.75", "1/4", "MgS", "36", "\n", "0.10", "5e", "e",
+])  # fmt: skip
 
 
 @given(st.lists(WORDS | st.text("0159.,-eE =\n", max_size=6), max_size=10), WORDS)
