@@ -49,7 +49,7 @@ def test_whatever_can_change_a_reply_is_asked_anew(tmp_path: Path) -> None:
     first, revised = Cached(Counting(), file), Cached(Counting(revision="2"), file)
     asks: list[Callable[[], str]] = [
         lambda: first("a"), lambda: first("b"), lambda: first("a", system=""), lambda: first("a", system="b"),
-        lambda: first("a", temperature=0.5), lambda: first("a", max_tokens=9), lambda: revised("a"),
+        lambda: first("a", temperature=0.5), lambda: first("a", max_tokens=9), lambda: revised("b"),
     ]  # fmt: skip
     expected = ["1", "2", "3", "4", "5", "6", "1"]
     assert [ask() for ask in asks] == expected
@@ -76,6 +76,20 @@ def test_exchanges_tell_cached_replies_and_lead_to_prompts(tmp_path: Path) -> No
         (fresh["question"], '{"kind": "test", "model": "counting"}', "a", "1", "counting-1")
     ]
     assert abs(stored[0][5] - time.time()) < 60
+
+
+def test_the_first_reply_stands(tmp_path: Path) -> None:
+    """Another process may store its reply while this one is still asking."""
+    file = tmp_path / "judge.sqlite"
+
+    class Slow(Counting):
+        def reply(self, question: Question) -> Reply:
+            other = Cached(Counting(), file)
+            assert other("a") == "1"
+            return Reply("2", "counting-1")
+
+    ask = Recorder(Cached(Slow(), file))
+    assert [ask("a"), ask("a")] == ["1", "1"]
 
 
 def test_failures_are_not_remembered(tmp_path: Path) -> None:
@@ -151,7 +165,7 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
 def open_all(folder: Path, at: float) -> None:
     """What processes that start together do."""
     time.sleep(max(0, at - time.time()))
-    for number in range(40):
+    for number in range(60):
         Cached(Counting(), folder / f"{number}.sqlite")("a")
 
 

@@ -164,17 +164,17 @@ def test_a_given_up_endpoint_gets_another_chance(monkeypatch: pytest.MonkeyPatch
 
 
 def test_failures_of_single_questions_give_nothing_up() -> None:
-    """Too long, or refused by a filter; and failures between good replies are not in a row."""
-    pattern = [Answer({}, 400), Answer(completion(None)), Answer({}, 500), Answer({}, 500), Answer(completion("1"))]
-    with serve(lambda calls: pattern[(len(calls) - 1) % 5]) as (url, calls):
+    """A question too long says nothing of the next, and failures between good replies are not in a row."""
+    pattern = [400, 413, 422, 400, 500, 500, 200]
+    with serve(lambda calls: Answer(completion("1"), pattern[(len(calls) - 1) % 7])) as (url, calls):
         ask = judge(url)
-        for number in range(20):
-            if number % 5 == 4:
+        for number in range(28):
+            if number % 7 == 6:
                 assert ask("?") == "1"
             else:
                 with pytest.raises(JudgeUnavailable):
                     ask("?")
-    assert len(calls) == 20
+    assert len(calls) == 28
 
 
 def test_the_key_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from harness.benchmarks.base import DataError
 from harness.benchmarks.judge.base import Judge, Question, Reply
 
 APPLICATION = 0x76747062  # marks the file as ours: "vtpb"
+PATIENCE = 60.0  # seconds to wait for other processes
 TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, judge TEXT, system TEXT, prompt TEXT, temperature REAL, max_tokens INTEGER,
     reply TEXT, model TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, time REAL)"""
@@ -60,7 +61,7 @@ class Cached(Judge):
     def _open(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._file = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from None
         weakref.finalize(self, self._file.close)  # leaves one file behind instead of three
@@ -72,11 +73,16 @@ class Cached(Judge):
             self._run(statement)
 
     def _run(self, statement: str, *values: Any) -> list[Any]:
-        try:
-            with self._lock:
-                return self._file.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._unusable(error) from None
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with self._lock:
+                    return self._file.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                # sqlite waits for others by itself, but not where one turns WAL on while another opens the file
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise self._unusable(error) from None
+            time.sleep(0.01)
 
     def _unusable(self, error: Exception) -> DataError:
         return DataError(f"cannot use the cache of judges' replies {self._path}: {error}")
