@@ -28,7 +28,7 @@ Commas, range() and glob() span a grid. The same command again finishes what is 
 `vtpbench list` shows models, methods, benchmarks and experiments; conf/run.yaml explains every key.
 """
 
-ARGUMENTS = {"diff": "FOLDER", "score": "FOLDER or key=value"}
+ARGUMENTS = {"diff": "FOLDER", "score": "FOLDER or key=value", "export": "FOLDER or key=value"}
 Verb = Callable[[argparse.Namespace, "Backend | None"], int]
 
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", run, "run a grid of cells; finished samples are never run again"),
         ("plan", plan, "show the cells of a grid, what is done and what the rest will cost"),
         ("score", score, "score stored replies again: another rule (rule=), or a judge (judge=)"),
+        ("export", export, "write stored replies in another kit's format (to=vlmevalkit or to=lmms_eval)"),
         ("check", check, "check a benchmark's data: schema, revision, number of rows"),
         ("table", table, "print the leaderboard"),
         ("status", status, "show all cells of the results folder"),
@@ -143,6 +144,24 @@ def score(arguments: argparse.Namespace, backend: Backend | None) -> int:
     rows = list(rescore(cell_folders(paths), keys, judge, config))
     _print(rows)
     return int(judge is not None and any(row["unjudged"] for row in rows))
+
+
+def export(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Write stored replies in the result format of another kit, for its scorers."""
+    from harness.runs.export import export as rows_of
+    from harness.runs.rescore import cell_folders
+
+    paths = [text for text in arguments.overrides if "=" not in text]
+    keys = parse([text for text in arguments.overrides if "=" in text])
+    check_keys(keys, ("to", "out", "fill", "benchmark.data"), "")
+    if not paths:
+        raise InputError("export needs cell folders, or a folder above them such as results/runs")
+    if keys.get("fill", "false") not in ("true", "false"):
+        raise InputError(f"fill must be true or false, got {keys['fill']}")
+    to = keys.get("to", "")
+    out, data = Path(keys.get("out", f"results/export/{to}")), keys.get("benchmark.data")
+    _print(list(rows_of(cell_folders(paths), to, out, fill=keys.get("fill") == "true", data=data)))
+    return 0
 
 
 def check(arguments: argparse.Namespace, backend: Backend | None) -> int:

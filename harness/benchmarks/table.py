@@ -106,14 +106,19 @@ class Table:
                 raise DataError(f"{self.set} has its pictures in a table of its own: {error}") from None
         return rows
 
+    @property
+    def selected(self) -> list[Row]:
+        """The rows of this version in order, whether they are items or not. Raises DataError."""
+        if (where := self.chosen.where) is None:
+            return self.rows.plain
+        return [row for row in self.rows.plain if str(row[where[0]]).strip().lower() == where[1].lower()]
+
     @cached_property
     def facts(self) -> list[tuple[Row, Facts]]:
         """The rows of this version that are items, with what they say and unique ids. Raises DataError."""
         found: list[tuple[Row, Facts]] = []
         where = self.chosen.where
-        for row in self.rows.plain:
-            if where is not None and str(row[where[0]]).strip().lower() != where[1].lower():
-                continue
+        for row in self.selected:
             try:
                 facts = self.known.facts(row)
             except (DataError, KeyError, IndexError, TypeError, ValueError) as error:

@@ -1,0 +1,76 @@
+"""The stored replies of a cell beside the questions that they answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.benchmarks.base import DataError
+from harness.benchmarks.table import Entry, Table
+from harness.runs.cells import make_benchmark
+from harness.runs.config import Component
+from harness.runs.errors import InputError
+from harness.runs.log import read_config, read_log
+from harness.runs.summary import Record
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A cell to export.
+
+    Attributes:
+        folder: of the cell.
+        label: name of the model for other kits; no two cells share it.
+        config: its config.yaml.
+        table: its benchmark.
+        records: first reply to each item, by its id.
+        repeated: whether there are further replies.
+    """
+
+    folder: Path
+    label: str
+    config: Mapping[str, Any]
+    table: Table
+    records: Mapping[str, Record]
+    repeated: bool
+
+    @classmethod
+    def read(cls, folder: Path, data: str | None) -> Answers:
+        """Of a cell's folder; the benchmark is read from `data`, or from where the cell found it. Raises InputError."""
+        config = read_config(folder)
+        table = _table(folder, config["benchmark"], data)
+        try:
+            if table.content_hash() != config["identity"]["data"]["content"]:
+                raise InputError(f"{folder}: the data are not those of the run; benchmark.data= says where those lie")
+        except DataError as error:
+            raise InputError(f"{folder}: {error}") from None
+        log = read_log(folder)
+        records = {sample: record for (sample, repeat), record in log.items() if repeat == 0}
+        if not records:
+            raise InputError(f"{folder}: no sample has been run")
+        *_, method, cell = folder.resolve().parts
+        label = re.sub(r"[^\w.@+-]+", "_", f"{config['model']['name']}_{method}_{cell}")
+        return cls(folder, label, config, table, records, len(records) < len(log))
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All questions, in the order of the data."""
+        return self.table.entries
+
+    @property
+    def notes(self) -> list[str]:
+        """What holds for any kit."""
+        return ["only the first of several replies"] if self.repeated else []
+
+
+def _table(folder: Path, plain: Mapping[str, Any], data: str | None) -> Table:
+    params = {key: value for key, value in plain.items() if key not in ("name", "_target_")}
+    benchmark, _ = make_benchmark(
+        Component(plain["name"], plain["_target_"], params | ({"data": data} if data else {}))
+    )
+    if not isinstance(benchmark, Table):
+        raise InputError(f"{folder}: no other kit has {plain['name']}")
+    return benchmark
