@@ -78,7 +78,7 @@ def report(capsys: pytest.CaptureFixture[str]) -> Report:
             print(f"\n{kind:24} | {file:32} | {said[0]:>13} | {said[1]:>13}{note and ' | ' + note}", end=" ")
         if known:
             mine = [100 * value for value in (ours if compared is None else compared)]
-            assert mine == pytest.approx(known, abs=0.1 if stored else 0.005)
+            assert mine == pytest.approx(known, abs=0.0051)
 
     return line
 

@@ -93,6 +93,8 @@ def mmmu_pro(file: Path) -> list[Row]:
         reply = row["response"] if isinstance(row["response"], str) else ""  # a failed call is stored as an object
         item = Item(row["id"], (), row["answer"], row["id"], row["subject"], meta={"options": options})
         rows.append(Row(item, reply, row["pred_indexs"], row["if_right"]))
+    if (len(rows), len({row.item.id for row in rows})) != (1730, 1730):
+        raise BadFile(f"{file}: {len(rows)} rows, not MMMU-Pro's 1730 questions")
     return rows
 
 
@@ -136,6 +138,8 @@ def dynamath(file: Path) -> pd.DataFrame:
         (right.sum() != row[variants].astype(int)).any() for row in sums
     ):
         raise BadFile(f"{file}: its sums are not those of its verdicts")
+    if right.shape != (501, 10):
+        raise BadFile(f"{file}: {len(right)} questions with {len(variants)} variants, not 501 with 10")
     return right
 
 

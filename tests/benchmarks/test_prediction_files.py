@@ -21,6 +21,15 @@ BROKEN = {
     "wrong sums": (
         "dynamath/a-result.csv", b"Question ID,Variant 1,# of correct per question\nQ1,fail,1\n", dynamath, "its sums"
     ),
+    "too short": (
+        "dynamath/a-result.csv", b"Question ID,Variant 1,# of correct per question\nQ1,fail,0\n", dynamath,
+        "1 questions"
+    ),
+    "one row": (
+        "mmmu_pro_x/a_cot.jsonl",
+        b'{"id": 1, "options": "[]", "answer": "A", "response": "", "pred_indexs": "A", "if_right": 1, "subject": ""}',
+        mmmu_pro, "1 rows, not",
+    ),
     "no table": ("dynamath/a.csv", b"", dynamath, "not a *-result.csv"),
     "no xlsx": ("x.xlsx", b"PK", mmbench, "x.xlsx: "),
 }  # fmt: skip
