@@ -209,5 +209,5 @@ def _hub(name: str, source: Source, revision: str) -> Files:
                 f"{name} needs {source.hub} from the hub, which cannot be reached ({away or 'no connection'}): "
                 "give benchmark.data=/local/path"
             ) from None
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"{name} needs {source.hub} at revision {revision} from the hub: {reason}") from None

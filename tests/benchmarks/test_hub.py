@@ -1,0 +1,126 @@
+"""Data from a hub that speaks the real protocol on this machine: what is fetched, which commit, and when it is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.parquet import ROOT, needs_schemas, write
+
+COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
+REVISIONS = ("main", "v1", COMMIT)
+HUB_ID = "We-Math/We-Math"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one folder as a data set repository at one commit, and notes what is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+        self.fetched: list[str] = []
+        self.tokens: set[str | None] = set()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.reply()
+
+    def do_GET(self) -> None:
+        self.reply()
+
+    def reply(self) -> None:
+        self.server.tokens.add(self.headers.get("Authorization"))
+        info, resolve = f"/api/datasets/{HUB_ID}/revision/", f"/datasets/{HUB_ID}/resolve/"
+        if self.path.startswith(info) and self.path.removeprefix(info).split("?")[0] in REVISIONS:
+            siblings = [{"rfilename": name} for name in self.server.files]
+            self.send(200, json.dumps({"id": HUB_ID, "sha": COMMIT, "siblings": siblings}).encode())
+            return
+        if self.path.startswith(f"/api/datasets/{HUB_ID}/tree/{COMMIT}"):
+            tree = [{"type": "file", "path": k, "size": len(v), "oid": "0"} for k, v in self.server.files.items()]
+            self.send(200, json.dumps(tree).encode())
+            return
+        revision, _, name = self.path.removeprefix(resolve).partition("/")
+        if revision in REVISIONS and name in self.server.files:
+            if self.command == "GET":
+                self.server.fetched.append(name)
+            self.send(200, self.server.files[name])
+        else:
+            self.send(404, b"{}")
+
+    def send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if status == 404:
+            self.send_header("X-Error-Code", "RevisionNotFound")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    folder = tmp_path / "repository"
+    write(folder / "data" / "testmini-00000-of-00001.parquet", "wemath", [{"ID": "2steps_1", "key": "2steps_1"}])
+    (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"gigabytes")
+    (folder / "figure.png").write_bytes(b"a figure of the card")
+    patterns = "".join(f"  - split: {s}\n    path: data/{s}-*\n" for s in ("testmini", "train"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{patterns}---\n")
+    server = Hub(folder)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+
+
+CODE = """
+import json, sys
+from huggingface_hub import constants
+from harness.benchmarks import data
+from harness.benchmarks.base import DataError
+from tests.benchmarks.parquet import table
+for revision, offline in json.loads(sys.argv[1]):
+    constants.HF_HUB_OFFLINE = offline
+    data._unreachable.cache_clear()
+    made = table("wemath", None, revision=revision)
+    try:
+        print([item.id for item in made.items()], made.data_id()["commit"])
+    except DataError as error:
+        print(error)
+"""
+
+
+@needs_schemas
+def test_one_split_at_a_known_commit(hub: Hub, tmp_path: Path) -> None:
+    """The client finds its hub when it is imported, hence a process of its own."""
+    steps = [("main", False), ("v1", False), ("main", True), ("v2", False), ("v2", True)]
+    places = {name: str(tmp_path / "home") for name in ("HF_HOME", "VTPBENCH_CACHE")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
+    out = subprocess.run(
+        [sys.executable, "-c", CODE, json.dumps(steps)], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**inherited, **places, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"},
+    )  # fmt: skip
+    first, again, offline, unknown, absent = out.stdout.splitlines()
+    assert first == again == offline == f"['2steps_1-2steps_1'] {COMMIT}"
+    assert sorted(hub.fetched) == ["README.md", "data/testmini-00000-of-00001.parquet"]
+    assert hub.tokens == {None}
+    assert unknown.startswith(f"wemath needs {HUB_ID} at revision v2 from the hub: 404 ")
+    assert absent.startswith(f"wemath needs {HUB_ID} from the hub, which cannot be reached (HF_HUB_OFFLINE=1): ")
