@@ -17,7 +17,10 @@ REFUSALS = (
     "Cannot determine the answer",
 )
 FAILED = "Failed to obtain answer via API"
-BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+PART = r"[^\s.()\[\],:;!*#{}]"
+"""What words are made of; all else separates them."""
+
+LETTER = re.compile(rf"(?<!{PART})[A-Z](?!{PART})")
 JUDGE = """\
 Match an answer to the options of a single-choice question: say which option the answer means. If no option is close \
 to what it means, say Z. Reply with one capital letter, that of an option or Z, and nothing else.
@@ -49,13 +52,16 @@ def can_infer(answer: str, options: Sequence[str]) -> str | None:
         return _by_text(answer, options)
     if any(refusal in answer for refusal in REFUSALS):
         return "Z"
-    words = answer.translate(BLANKS).split()
-    found = [letter for letter in letters if letter in words]
-    if len(found) == 1 and words.index(found[0]) > len(words) - 5:
-        return found[0]
-    if not found and "Z" in words:
+    said = set(LETTER.findall(answer))
+    found = said & set(letters)
+    if len(found) == 1:
+        letter = found.pop()
+        words = re.findall(rf"{PART}+", answer)
+        if words.index(letter) > len(words) - 5:
+            return letter
+    elif not found and "Z" in said:
         return "Z"
-    bold = re.search(r"(?i:answer is)\s*\*\*([A-Z])\*\*", answer)
+    bold = re.search(r"[Aa]nswer is\s*\*\*([A-Z])\*\*", answer)
     if bold and bold[1] in letters:
         return bold[1]
     return _by_text(answer, options)
@@ -64,7 +70,8 @@ def can_infer(answer: str, options: Sequence[str]) -> str | None:
 def _by_text(answer: str, options: Sequence[str]) -> str | None:
     if len(answer) > 2 * sum(map(len, options)):
         return None
-    found = [letter for letter, text in zip(ascii_uppercase, options, strict=False) if text.lower() in answer.lower()]
+    lower = answer.lower()
+    found = [letter for letter, text in zip(ascii_uppercase, options, strict=False) if text.lower() in lower]
     return found[0] if len(found) == 1 else None
 
 

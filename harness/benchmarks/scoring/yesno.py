@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.benchmarks.base import Item
+from harness.benchmarks.scoring.asking import insist
 from harness.benchmarks.scoring.means import judged
 from harness.benchmarks.scoring.verdict import Ask, JudgedRule, Measure, Metric, Rule, Scored, Verdict, settle
 from harness.benchmarks.scoring.vqa import without_punctuation
@@ -65,10 +66,7 @@ def vlmevalkit(item: Item, answer: str, ask: Ask | None) -> Verdict:
     """
     said = extract(answer)
     if said is None and ask is not None:
-        prompt = JUDGE.format(question=item.meta["question"], answer=answer)
-        for i in range(5):
-            if said := extract(ask(prompt, temperature=0.5 * i)):
-                break
+        said = insist(ask, JUDGE.format(question=item.meta["question"], answer=answer), extract)
     return settle("yesno.vlmevalkit", said, said == item.answer)
 
 
