@@ -51,9 +51,9 @@ def greedy(folder: Path, prompt: str, count: int) -> list[int]:
 
 def test_greedy_is_greedy_over_the_chat_template(folder: Path) -> None:
     ask = Recorder(HFLocal(path=str(folder), dtype="float32", device="cpu"))
-    text = ask("Is 2 = 2?", system="Be brief.", max_tokens=12)
+    text = ask("Is 2 = 2?", system="Be brief.", max_tokens=60)
     prompt = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nIs 2 = 2?<|im_end|>\n<|im_start|>assistant\n"
-    ids = greedy(folder, prompt, 12)
+    ids = greedy(folder, prompt, 60)
     words = tokenizer("internvl")
     assert text == words.decode(ids, skip_special_tokens=True)
     assert ask.exchanges[0]["completion_tokens"] == len(ids)
