@@ -52,7 +52,7 @@ def can_infer(answer: str, options: Sequence[str]) -> str | None:
         return _by_text(answer, options)
     if any(refusal in answer for refusal in REFUSALS):
         return "Z"
-    said = set(LETTER.findall(answer))
+    said: set[str] = set(LETTER.findall(answer))
     found = said & set(letters)
     if len(found) == 1:
         letter = found.pop()
