@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -191,18 +192,21 @@ def _hub(name: str, source: Source, revision: str) -> Files:
 
     where: dict[str, Any] = {"repo_id": source.hub, "repo_type": "dataset", "revision": revision}
     away = _unreachable()
+    card: dict[str, dict[str, list[str]]] = {}
     try:
-        patterns = [f"*{start}*" for start in source.files or source.splits]
-        try:
-            readme = hf_hub_download(**where, filename="README.md", local_files_only=bool(away))
-            declared = _declared(Path(readme)).get(source.config, {})
-            patterns = [p for s in source.splits for p in declared.get(s, [])] or patterns
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            pass  # a repository without a card
-        folder = snapshot_download(**where, allow_patterns=["README.md", *patterns], local_files_only=bool(away))
-        return replace(_local(Path(folder), source), commit=Path(folder).name)
+        with suppress(EntryNotFoundError):  # a repository without a card
+            card = _declared(Path(hf_hub_download(**where, filename="README.md", local_files_only=bool(away))))
+        splits = card.get(source.config) or card.get("default") or {}
+        wanted = [p for s in source.splits for p in splits.get(s, [])] or [
+            f"*{s}*" for s in source.files or source.splits
+        ]
+        for patterns in [wanted] if card else [wanted, ["*.parquet"]]:
+            folder = snapshot_download(**where, allow_patterns=["README.md", *patterns], local_files_only=bool(away))
+            try:
+                return replace(_local(Path(folder), source), commit=Path(folder).name)
+            except DataError as error:
+                problem = error
+        raise problem
     except (OSError, ValueError) as error:
         if away or isinstance(error, LocalEntryNotFoundError):
             raise DataError(

@@ -206,7 +206,7 @@ class Table:
     def _hash(self) -> str:
         if self.rows.external:
             return self._computed()
-        texts = [[e.row["_row"], e.facts.id, e.prompt.system, list(map(str, e.prompt.parts))] for e in self.entries]
+        texts = [[e.row["_row"], e.facts.id, e.prompt.system, list(map(repr, e.prompt.parts))] for e in self.entries]
         stamps = [cache.stamp(file) for file in self.rows.sources]
         return str(cache.cached("content", [texts, stamps], self._computed))
 
@@ -228,7 +228,8 @@ class Table:
         files = self.rows.files
         if files.commit:
             return {"hub": self.chosen.sources[0].hub, "revision": self.revision, "commit": files.commit}
-        return {"path": self.data, "files": {file.name: cache.file_digest(file) for file in self.rows.sources}}
+        names = {str(file.relative_to(files.root)): file for file in self.rows.sources}
+        return {"path": self.data, "files": {name: cache.file_digest(file) for name, file in names.items()}}
 
     def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
         """Unknown: these data sets do not say which regions an answer needs."""

@@ -27,9 +27,13 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+        self.folder = folder
         self.fetched: list[str] = []
         self.tokens: set[str | None] = set()
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {str(f.relative_to(self.folder)): f.read_bytes() for f in self.folder.rglob("*") if f.is_file()}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -66,7 +70,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         if status == 404:
-            self.send_header("X-Error-Code", "RevisionNotFound")
+            known = any(f"/{revision}/" in self.path for revision in REVISIONS)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RevisionNotFound")
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
@@ -77,18 +82,17 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    folder = tmp_path / "repository"
-    write(folder / "data" / "testmini-00000-of-00001.parquet", "wemath", [{"ID": "2steps_1", "key": "2steps_1"}])
-    (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"gigabytes")
-    (folder / "figure.png").write_bytes(b"a figure of the card")
-    patterns = "".join(f"  - split: {s}\n    path: data/{s}-*\n" for s in ("testmini", "train"))
-    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{patterns}---\n")
-    server = Hub(folder)
+    server = Hub(tmp_path / "repository")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     thread.join()
+
+
+def put(hub: Hub, file: Path) -> None:
+    """One problem, in a file of the repository."""
+    write(hub.folder / file, "wemath", [{"ID": "2steps_1", "key": "2steps_1"}])
 
 
 CODE = """
@@ -108,19 +112,35 @@ for revision, offline in json.loads(sys.argv[1]):
 """
 
 
-@needs_schemas
-def test_one_split_at_a_known_commit(hub: Hub, tmp_path: Path) -> None:
-    """The client finds its hub when it is imported, hence a process of its own."""
-    steps = [("main", False), ("v1", False), ("main", True), ("v2", False), ("v2", True)]
-    places = {name: str(tmp_path / "home") for name in ("HF_HOME", "VTPBENCH_CACHE")}
+def asked(hub: Hub, home: Path, *steps: tuple[str, bool]) -> list[str]:
+    """Ids and commit, or the error, for each (revision, offline); the client finds its hub when it is imported."""
+    places = dict.fromkeys(("HF_HOME", "VTPBENCH_CACHE"), str(home))
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     out = subprocess.run(
         [sys.executable, "-c", CODE, json.dumps(steps)], cwd=ROOT, capture_output=True, text=True, check=True,
         env={**inherited, **places, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"},
     )  # fmt: skip
-    first, again, offline, unknown, absent = out.stdout.splitlines()
+    return out.stdout.splitlines()
+
+
+@needs_schemas
+def test_one_split_at_a_known_commit(hub: Hub, tmp_path: Path) -> None:
+    put(hub, Path("data/testmini-00000-of-00001.parquet"))
+    (hub.folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"gigabytes")
+    (hub.folder / "figure.png").write_bytes(b"a figure of the card")
+    patterns = "".join(f"  - split: {s}\n    path: data/{s}-*\n" for s in ("testmini", "train"))
+    (hub.folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{patterns}---\n")
+    steps = [("main", False), ("v1", False), ("main", True), ("v2", False), ("v2", True)]
+    first, again, offline, unknown, absent = asked(hub, tmp_path / "home", *steps)
     assert first == again == offline == f"['2steps_1-2steps_1'] {COMMIT}"
     assert sorted(hub.fetched) == ["README.md", "data/testmini-00000-of-00001.parquet"]
     assert hub.tokens == {None}
     assert unknown.startswith(f"wemath needs {HUB_ID} at revision v2 from the hub: 404 ")
     assert absent.startswith(f"wemath needs {HUB_ID} from the hub, which cannot be reached (HF_HUB_OFFLINE=1): ")
+
+
+@needs_schemas
+def test_a_repository_without_a_card(hub: Hub, tmp_path: Path) -> None:
+    put(hub, Path("everything.parquet"))
+    first, offline = asked(hub, tmp_path / "home", ("main", False), ("main", True))
+    assert first == offline == f"['2steps_1-2steps_1'] {COMMIT}"
