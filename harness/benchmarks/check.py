@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.sets import Facts
 from harness.benchmarks.table import Table
 
@@ -29,7 +29,9 @@ def check(table: Table) -> list[dict[str, Any]]:
     repeated = sum(fact.id.endswith(f"#{row['_row']}") for row, fact in table.facts)
     found = [
         _row("source", table.chosen.sources[0].hub, origin.get("hub") or origin["path"], True),
-        _row("revision", table.revision, origin.get("commit") or f"{len(origin['files'])} local file(s)", True),
+        _row("revision", table.revision, origin["commit"], True)
+        if "commit" in origin
+        else _row("revision", "-", f"{len(origin['files'])} local file(s)", True),
         _row("columns", ", ".join(f"{n} ({k})" for n, k in known.columns.items()), f"all, of {len(rows.types)}", True),
         _row("rows", table.chosen.n, f"{len(facts)}{left_out}", len(facts) == table.chosen.n),
         _row("ids", "unique", f"{repeated} repeated" if repeated else "unique", not repeated),

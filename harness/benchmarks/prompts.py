@@ -18,7 +18,7 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from harness.benchmarks import cache
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.rows import Row
 from harness.benchmarks.sets.base import letter
 
@@ -135,7 +135,7 @@ def _asked(task: str, request: str, n: int) -> list[dict[str, Any]]:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise DataError(f"lmms-eval took more than {LMMS_SECONDS} s for the prompts of {task}") from None
-    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    replies = [json.loads(line) for line in done.stdout.splitlines()] if done.returncode == 0 else []
     if len(replies) != n + 1:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise DataError(f"lmms-eval cannot make the prompts of {task}: {replies[0]['error'] if replies else last}")
