@@ -157,7 +157,7 @@ class VTPBench(lmms):  # type: ignore[misc]
         Tasks choose their prompt by the name after --model, so that ours would get the default one; the variants are
         still there, under `lmms_eval_specific_kwargs`.
         """
-        adapter = self.config.benchmark.params["lmms_model"]
+        adapter = self.config.benchmark.params.get("lmms_model", "default")
         owner: Any = getattr(doc_to_messages, "__self__", None)
         variants = getattr(owner, "lmms_eval_specific_kwargs", None) or {}
         if adapter == "default" or not isinstance(variants.get(adapter), Mapping):

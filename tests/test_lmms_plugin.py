@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from harness.benchmarks.lmms_prompts import find
 from harness.engine import Decoding, Engine, Request
-from harness.lmms_plugin import VTPBench
+from harness.lmms_plugin import VTPBench, configure
 from harness.runs.backend import TorchBackend
 from harness.runs.cells import Resolver
 from harness.runs.compose import Configs, compose_all
@@ -240,6 +240,21 @@ def test_generation_parameters_are_read_as_the_adapters_do() -> None:
     assert lm._decoding(sampled) == Decoding(max_new_tokens=128, temperature=0.2, seed=5)
     with pytest.raises(NotImplementedError, match="num_beams=4"):
         lm._decoding({"num_beams": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "longest", "system"),
+    [
+        ("qwen3_vl_4b", "qwen3_vl", 128, "You are a helpful assistant."),
+        ("internvl3_5_4b", "internvl_hf", 1024, None),
+        ("llava_1_5_7b", "llava", 1024, None),
+    ],
+)
+def test_each_family_stands_for_its_adapter(name: str, adapter: str, longest: int, system: str | None) -> None:
+    config = configure({"model": name, "keep": 0.1})
+    assert config.benchmark.params["lmms_model"] == adapter and config.keep == 0.1
+    assert config.protocol.max_new_tokens == longest and config.protocol.system == system
+    assert configure({"model": name, "benchmark.lmms_model": "default"}).benchmark.params["lmms_model"] == "default"
 
 
 @pytest.mark.parametrize(
