@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.benchmarks.errors import DataError
 from harness.runs.compose import Configs, compose_all, parse
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None, backend: Backend | None = None) -> i
     arguments = _parse(argv)
     try:
         return int(arguments.verb(arguments, backend))
-    except InputError as error:
+    except (InputError, DataError) as error:
         print(f"vtpbench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -166,7 +167,6 @@ def export(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
 def check(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Check the data of benchmarks."""
-    from harness.benchmarks.base import DataError
     from harness.benchmarks.check import check as rows_of
     from harness.benchmarks.table import Table
     from harness.runs.cells import make_benchmark, parse_config
@@ -177,10 +177,7 @@ def check(arguments: argparse.Namespace, backend: Backend | None) -> int:
         benchmark, _ = make_benchmark(component)
         if not isinstance(benchmark, Table):
             raise InputError(f"{component.name} is made by the program; there is no data to check")
-        try:
-            rows += [{"benchmark": component.name, **row} for row in rows_of(benchmark)]
-        except DataError as error:
-            raise InputError(str(error)) from None
+        rows += [{"benchmark": component.name, **row} for row in rows_of(benchmark)]
     _print(rows)
     return int(not all(row["ok"] == "yes" for row in rows))
 

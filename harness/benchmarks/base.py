@@ -13,10 +13,6 @@ Runs = Sequence[tuple[int, Sequence[float]]]
 """(characters of the reply so far, readable share of each needed region), a new entry when it changes."""
 
 
-class DataError(ValueError):
-    """Data that is not there, or not what the benchmark expects; one line that says what to do."""
-
-
 @dataclass(frozen=True)
 class Item:
     """One question.

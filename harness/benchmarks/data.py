@@ -18,7 +18,7 @@ from urllib.request import getproxies
 
 import yaml
 
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
 

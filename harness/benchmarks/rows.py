@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.benchmarks.base import DataError
 from harness.benchmarks.data import Files
+from harness.benchmarks.errors import DataError
 
 Kind = Literal["text", "number", "list", "struct", "picture"]
 Row = dict[str, Any]

@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import Any, overload
 
 from harness.benchmarks import cache, prompts, scoring
-from harness.benchmarks.base import DataError, Item, Runs, Scoring
+from harness.benchmarks.base import Item, Runs, Scoring
 from harness.benchmarks.data import locate
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.prompts import Layout, Mark, Prompt
 from harness.benchmarks.rows import Row, Rows, read
 from harness.benchmarks.sets import SETS, Facts, Set, Version

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarks.base import Benchmark, DataError
+from harness.benchmarks.base import Benchmark
 from harness.engine.trace import Decoding
 from harness.runs.backend import Backend
 from harness.runs.components import fields, find, make
@@ -76,6 +76,7 @@ class Resolver:
 
         Raises:
             InputError: something is wrong with a cell, or none is left.
+        DataError: a benchmark's data is not there, or not what it should be.
         """
         cells: dict[Any, Cell] = {}
         skipped: list[tuple[str, str]] = []
@@ -179,19 +180,12 @@ def _identity(
         "model": {name: getattr(model, name) for name in wanted} | files,
         "pruner": {"method": method_path(pruner), **parameters(pruner)},
         "protocol": {"name": protocol.name, "version": protocol.version, "system": protocol.system},
-        "data": {"benchmark": config.benchmark.name, "content": _content(benchmark)},
+        "data": {"benchmark": config.benchmark.name, "content": benchmark.content_hash()},
         "decoding": dataclasses.asdict(decoding),
         "attention": config.engine.attention,
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return plain
-
-
-def _content(benchmark: Benchmark) -> str:
-    try:
-        return benchmark.content_hash()
-    except DataError as error:
-        raise InputError(str(error)) from None
 
 
 def method_path(pruner: Pruner) -> str:

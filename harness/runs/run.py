@@ -84,7 +84,7 @@ def find_judge(config: JudgeConfig, results: Path) -> Judge | None:
     try:
         return make_judge(config, results / "judge.sqlite")
     except ValueError as error:
-        raise InputError(f"judge: {error}") from None
+        raise InputError(str(error)) from None
 
 
 def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None = None) -> list[Outcome]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.benchmarks import data
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.table import Table
 from tests.benchmarks.parquet import png
 

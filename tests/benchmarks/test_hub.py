@@ -99,7 +99,7 @@ CODE = """
 import json, sys
 from huggingface_hub import constants
 from harness.benchmarks import data
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from tests.benchmarks.parquet import table
 for revision, offline in json.loads(sys.argv[1]):
     constants.HF_HUB_OFFLINE = offline

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.judge import Cached, OpenAICompatible, Recorder
 from harness.benchmarks.judge.base import Judge, Question, Reply
 from harness.benchmarks.scoring.verdict import JudgeUnavailable

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.judge import cost, make_judge
 from harness.runs.config import JudgeConfig
 from harness.runs.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.benchmarks import prompts
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.prompts import Mark, laid_out
 from tests.benchmarks.parquet import local, needs_schemas, table, write
 

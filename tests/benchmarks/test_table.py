@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from harness.benchmarks import cache
-from harness.benchmarks.base import DataError, outlines
+from harness.benchmarks.base import outlines
 from harness.benchmarks.check import check
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.rows import Rows
 from harness.benchmarks.sets import SETS
 from harness.benchmarks.sets.base import split_options

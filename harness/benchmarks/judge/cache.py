@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.judge.base import Judge, Question, Reply
 
 APPLICATION = 0x76747062  # marks the file as ours: "vtpb"

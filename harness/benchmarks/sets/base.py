@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.benchmarks.base import DataError
 from harness.benchmarks.data import Source
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.rows import Kind, Row
 
 

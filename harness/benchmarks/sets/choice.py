@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from harness.benchmarks.base import DataError
 from harness.benchmarks.data import Source
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.rows import Row
 from harness.benchmarks.sets.base import Facts, Set, Version, letter, listed, text
 
