@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarks.base import DataError
+from harness.benchmarks.errors import DataError
 from harness.benchmarks.table import Entry, Table
 from harness.runs.cells import make_benchmark
 from harness.runs.config import Component
