@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.errors import DataError
 from harness.runs.compose import Configs, compose_all, parse
-from harness.runs.errors import InputError
-from harness.runs.typed import check_keys
+from harness.runs.errors import InputError, Skip
+from harness.runs.typed import check_keys, convert
 
 if TYPE_CHECKING:
     from harness.runs.backend import Backend
@@ -131,19 +131,22 @@ def _plan(arguments: argparse.Namespace, backend: Backend | None) -> tuple[Plan,
 
 def score(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Score stored replies again."""
-    from harness.runs.rescore import CHANGES, cell_folders, judge_config, rescore
-    from harness.runs.run import find_judge
+    from harness.runs.rescore import CHANGES, cell_folders, judge_config, rescore, results_of
+    from harness.runs.scores import find_judge
 
     paths = [text for text in arguments.overrides if "=" not in text]
     keys = parse([text for text in arguments.overrides if "=" in text])
-    check_keys([key for key in keys if key.partition(".")[0] != "judge"], (*CHANGES, "paths.results", "judge"), "")
+    check_keys([key for key in keys if key.partition(".")[0] != "judge"], (*CHANGES, "judge"), "")
     if not paths:
         raise InputError("score needs cell folders, or a folder above them such as results/runs")
     judging = [f"{key}={value}" for key, value in keys.items() if key.partition(".")[0] == "judge"]
     config = judge_config(judging, Configs.find(arguments.config_dir))
-    judge = find_judge(config, Path(keys.get("paths.results", "results")))
-    rows = list(rescore(cell_folders(paths), keys, judge, config))
+    folders = cell_folders(paths)
+    judge = find_judge(config, results_of(folders[0]))
+    rows = list(rescore(folders, keys, judge, config.concurrency, keep_judge=not judging))
     _print(rows)
+    if judge and not any(row["judge"] == judge.identity["model"] for row in rows):
+        print("no rule of these cells asks a judge", file=sys.stderr)
     return int(judge is not None and any(row["unjudged"] for row in rows))
 
 
@@ -173,7 +176,10 @@ def check(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
     rows = []
     for composed in compose_all(arguments.overrides, Configs.find(arguments.config_dir)):
-        component = parse_config(composed).benchmark
+        try:
+            component = parse_config(composed).benchmark
+        except Skip as skip:
+            raise InputError(str(skip)) from None
         benchmark, _ = make_benchmark(component)
         if not isinstance(benchmark, Table):
             raise InputError(f"{component.name} is made by the program; there is no data to check")
@@ -196,7 +202,7 @@ def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
     check_keys(keys, TABLE_KEYS, "")
     to = keys.get("to")
     try:
-        margin = float(keys.get("margin", 1.0))
+        margin = convert(keys.get("margin", 1.0), float, "margin")
         board = leaderboard(
             Path(keys.get("paths.results", "results")), models=_names(keys.get("model")),
             benchmarks=_names(keys.get("benchmark")), margin=margin, against=keys.get("against", "full"),

@@ -75,7 +75,7 @@ def test_skipped_cells_are_listed(vtpbench):
         (["status", "paths.results=/nope"], "no runs under /nope/runs"),
         (["table", "paths.results=/nope"], "no runs under /nope/runs"),
         (["table", "by=x"], "unknown key by; known: against, "),
-        (["table", "margin=wide"], "could not convert string to float"),
+        (["table", "margin=wide"], "margin must be a number"),
         (["diff", "/nope"], "diff needs two cell folders"),
         (["diff", "/nope", "/nope"], "/nope is not the folder of a cell"),
     ],

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarks.base import Benchmark
+from harness.benchmarks import scoring
+from harness.benchmarks.base import Benchmark, outlines
 from harness.engine.trace import Decoding
 from harness.runs.backend import Backend
 from harness.runs.components import fields, find, make
@@ -113,7 +114,12 @@ class Resolver:
     def _benchmark(self, component: Component) -> tuple[Benchmark, int | None]:
         key = digest([component.target, component.params])
         if key not in self._benchmarks:
-            self._benchmarks[key] = make_benchmark(component)
+            benchmark, longest = make_benchmark(component)
+            try:
+                scoring.try_on(benchmark.scoring, outlines(benchmark)[0])
+            except ValueError as error:
+                raise InputError(str(error)) from None
+            self._benchmarks[key] = benchmark, longest
         return self._benchmarks[key]
 
 

@@ -158,7 +158,7 @@ class JudgeConfig:
         if self.base_url is not None and not re.fullmatch(URL, self.base_url):
             raise InputError("judge.base_url= must be http(s)://host/path without user, password or query")
         for name, least in (("concurrency", 1), ("retries", 0), ("timeout", 0.001)):
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < float("inf"):
                 raise InputError(f"judge.{name} must be at least {least}, got {getattr(self, name)}")
 
 

@@ -91,7 +91,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
         config["identity"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is not the folder of a cell: {error}") from None
+        why = str(error).partition("\n")[0]
+        raise InputError(f"{folder} is not the folder of a cell: {why}") from None
     return config
 
 

@@ -11,8 +11,7 @@ from harness.benchmarks import scoring
 from harness.benchmarks.base import outlines
 from harness.benchmarks.judge import cost
 from harness.runs.log import read_config, read_log
-from harness.runs.run import find_judge, score_spec
-from harness.runs.scores import read_scored, read_scores
+from harness.runs.scores import ScoreSpec, find_judge, read_scored, score_spec
 from harness.runs.summary import failed, seconds, summarise
 from harness.runs.typed import flatten
 
@@ -26,8 +25,8 @@ def status_rows(results: Path) -> list[Row]:
     """One row per cell folder: samples logged, failures, and the last summary."""
     rows = []
     for file in sorted((results / "runs").glob("*/*/*/*/config.yaml")):
-        records = read_scored(file.parent, None)
-        summary = _json(file.parent / "summary.json")
+        records = read_scored(file.parent, ScoreSpec.read(file.parent))
+        summary = read_summary(file.parent / "summary.json")
         rows.append({
             "cell": file.parent.relative_to(results / "runs").as_posix(),
             "samples": len(records),
@@ -70,9 +69,9 @@ def _judging(cell: Cell, wanted: set[str]) -> Row:
     if not _needs_judge(cell):
         return {"judge_calls": 0, "judge_usd": 0.0}
     spec = score_spec(cell, find_judge(cell.config.judge, Path(cell.config.paths.results)))
-    done = sum(
-        line["value"] is not None for key, line in read_scores(cell.folder, spec.stem).items() if key[0] in wanted
-    )
+    known = read_scored(cell.folder, spec).items()
+    settled = [key for key, record in known if failed(record) or record["value"] is not None]
+    done = sum(sample in wanted and repeat < cell.config.repeats for sample, repeat in settled)
     samples = len(wanted) * cell.config.repeats - done
     calls, _, dollars = cost(cell.config.judge, samples * scoring.CALLS.get(spec.scoring.rule, 1))
     return {"judge_calls": calls, "judge_usd": dollars}
@@ -104,7 +103,7 @@ def diff(left: Path, right: Path) -> list[str]:
         for key in keys
         if not key.startswith(("hash", "identity.")) and configs[0].get(key) != configs[1].get(key)
     ]
-    a, b = read_scored(left, None), read_scored(right, None)
+    a, b = (read_scored(folder, ScoreSpec.read(folder)) for folder in (left, right))
     pairs = [(a[key], b[key]) for key in sorted(a.keys() & b.keys()) if not (failed(a[key]) or failed(b[key]))]
     same = sum(x["text"] == y["text"] for x, y in pairs)
     lines.append(f"common samples: {len(pairs)}, the same reply: {same}")
@@ -117,6 +116,10 @@ def diff(left: Path, right: Path) -> list[str]:
     return lines
 
 
-def _json(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+def read_summary(file: Path) -> dict[str, Any]:
+    """summary.json; empty if it is not there."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):  # not there yet, or damaged; the next run writes it anew
+        return {}
     return found

@@ -17,6 +17,11 @@ from harness.runs.errors import InputError, Skip
 from harness.runs.typed import check_keys, convert, path
 
 OWN = ("name", "version", "assumed", "changed")
+ASKED = {
+    f"benchmark.{key}"
+    for key in ("prompt", "pictures", "system", "rule", "lenient", "metrics", "lmms_model", "max_new_tokens")
+}
+"""How a benchmark asks and scores by itself is a part of every protocol that does not say otherwise."""
 KNOWN = {
     "model": {option for family in FAMILIES.values() for option in family.options},
     "protocol": {field.name for field in dataclasses.fields(ProtocolConfig)}.difference(OWN),
@@ -45,6 +50,9 @@ def apply(values: Mapping[str, Any], choices: Mapping[str, str], overrides: Mapp
     flat, model, benchmark = (dict(values[group]) for group in ("protocol", "model", "benchmark"))
     families = _entries(flat.pop("families", None), "protocol.families", KINDS)
     benchmarks = _entries(flat.pop("benchmarks", None), "protocol.benchmarks", None, ("families", "versions"))
+    for key in ("protocol.name", "protocol.assumed", "protocol.changed"):
+        if key in overrides:
+            raise InputError(f"{key} cannot be set")
     name = choices["benchmark"]
     if convert(flat.pop("strict", False), bool, "protocol.strict") and name not in benchmarks:
         raise Skip(f"protocol {choices['protocol']} does not cover {name} (it has: {', '.join(benchmarks)})")
@@ -59,7 +67,7 @@ def apply(values: Mapping[str, Any], choices: Mapping[str, str], overrides: Mapp
                     merged[section][key] = value
     if flat.get("thinking_new_tokens", 0) is None:
         flat["thinking_new_tokens"] = flat.get("max_new_tokens", ProtocolConfig.max_new_tokens)
-    changed = [key for key in overrides if key.startswith("protocol.") or key in set_here]
+    changed = [key for key in overrides if key.startswith("protocol.") or key in set_here or key in ASKED]
     flat |= {"assumed": list(dict.fromkeys(assumed)), "changed": changed}
     return {**values, **merged}
 
@@ -73,7 +81,7 @@ def _chosen(
     yield from (families.get(kind, {}) for kind in kinds)
     yield entry
     yield from (entry.get("families", {}).get(kind, {}) for kind in kinds)
-    yield entry.get("versions", {}).get(benchmark.get("version"), {})
+    yield entry.get("versions", {}).get(str(benchmark.get("version")), {})
 
 
 def _has(model: Mapping[str, Any], option: str) -> bool:

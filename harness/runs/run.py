@@ -12,9 +12,8 @@ from typing import Any
 
 import yaml
 
-from harness.benchmarks import scoring
 from harness.benchmarks.base import Item, outlines
-from harness.benchmarks.judge import Judge, make_judge
+from harness.benchmarks.judge import Judge
 from harness.engine.trace import Request, Trace
 from harness.runs.backend import Backend
 from harness.runs.cells import Cell, budget
@@ -25,7 +24,7 @@ from harness.runs.executors import Executor, Job, find_devices, make_executor
 from harness.runs.log import Key, Log, read_log, write_atomically
 from harness.runs.loggers import Curves, Logger, make_logger
 from harness.runs.progress import Display
-from harness.runs.scores import Scorer, ScoreSpec, measure, read_scored
+from harness.runs.scores import Scorer, ScoreSpec, find_judge, measure, read_scored, score_spec
 from harness.runs.selection import parse_shard, select
 from harness.runs.summary import summarise
 from pruners.none import Blind, NoPruning
@@ -77,14 +76,6 @@ class Grid:
             items = outlines(cell.benchmark)
             self._chosen[key] = {items[i].id: i for i in select(items, config.limit, config.subset)}
         return self._chosen[key]
-
-
-def find_judge(config: JudgeConfig, results: Path) -> Judge | None:
-    """The judge of a configuration, with its cache in the results folder."""
-    try:
-        return make_judge(config, results / "judge.sqlite")
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None = None) -> list[Outcome]:
@@ -270,13 +261,6 @@ def _nominal(cell: Cell) -> tuple[float | None, int | None]:
     if isinstance(cell.pruner, NoPruning | Blind):
         return float(isinstance(cell.pruner, NoPruning)), None
     return budget(cell.pruner)
-
-
-def score_spec(cell: Cell, judge: Judge | None) -> ScoreSpec:
-    """How a cell's configuration asks for its replies to be scored."""
-    config, names = cell.config, cell.benchmark.scoring
-    identity = judge.identity if judge and names.rule in scoring.JUDGED else None
-    return ScoreSpec(names, config.model.thinking, config.protocol.thinking, identity)
 
 
 def describe(cell: Cell, spec: ScoreSpec) -> dict[str, Any]:

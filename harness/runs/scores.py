@@ -6,20 +6,27 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.benchmarks import scoring
 from harness.benchmarks.base import Item, Scoring
-from harness.benchmarks.judge import Judge, Recorder
+from harness.benchmarks.judge import Judge, Recorder, make_judge
 from harness.benchmarks.scoring.thinking import Cut, answer_part
 from harness.benchmarks.scoring.verdict import JudgeUnavailable, Verdict, unjudged
+from harness.runs.cells import Cell
+from harness.runs.config import JudgeConfig
+from harness.runs.errors import InputError
 from harness.runs.log import Key, Log, digest, read_config, read_lines, read_log
 from harness.runs.summary import Record, failed
 
 FOLDER = "scores"
 VERDICT = tuple(f.name for f in dataclasses.fields(Verdict))
+LINE = {"id", "repeat", "reply", "lenient", "error", *VERDICT}
+
+Reply = tuple[str, int, str]
+"""(sample id, repeat, digest of the reply): a verdict belongs to what was said, not only to the question."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +38,24 @@ class ScoreSpec:
         thinking: whether the model thinks before it answers.
         cut: how thoughts are told from the answer.
         judge: what tells the judge from others; None without one, or where the rule needs none.
+        id: of the verdicts that are read; None: those of the code at hand.
     """
 
     scoring: Scoring
     thinking: bool
     cut: Cut
     judge: Mapping[str, Any] | None = None
+    id: str | None = None
 
     @property
     def stem(self) -> str:
         """Name of its files."""
-        parts = [self.scoring.rule, self.scoring.lenient, self.thinking, self.cut, self.judge, scoring.SCORING_VERSION]
+        return self.id or self.fresh
+
+    @property
+    def fresh(self) -> str:
+        """Name of the files that this code would write."""
+        parts = [self.scoring.rule, self.scoring.lenient, self.thinking, self.cut, self.judge, scoring.version()]
         judge = re.sub(r"[^\w.]+", "_", str(self.judge["model"])) if self.judge else "none"
         return f"{self.scoring.rule}-{judge}-{digest(parts)[:8]}"
 
@@ -51,10 +65,43 @@ class ScoreSpec:
         return names | {"thinking": self.thinking, "cut": self.cut, "judge": self.judge, "id": self.stem}
 
     @classmethod
-    def parse(cls, plain: Mapping[str, Any]) -> ScoreSpec:
-        """From config.yaml."""
-        names = Scoring(plain["rule"], plain["lenient"], tuple(plain["metrics"]))
-        return cls(names, plain["thinking"], plain["cut"], plain["judge"])
+    def read(cls, folder: Path, config: Mapping[str, Any] | None = None) -> ScoreSpec:
+        """The scoring of a cell's config.yaml, which may be given. Raises InputError."""
+        try:
+            plain = (config or read_config(folder))["scoring"]
+            names = Scoring(plain["rule"], plain["lenient"], tuple(plain["metrics"]))
+            spec = cls(names, plain["thinking"], plain["cut"], plain["judge"], plain["id"])
+            scoring.check(names)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{folder} was made by another version ({error}): run it again with resume=fresh"
+            ) from None
+        return spec
+
+
+def score_spec(cell: Cell, judge: Judge | None) -> ScoreSpec:
+    """How a cell is scored: as its configuration says, with the judge that has scored it before if none is given."""
+    config, names = cell.config, cell.benchmark.scoring
+    spec = ScoreSpec(names, config.model.thinking, config.protocol.thinking)
+    if names.rule not in scoring.JUDGED:
+        return spec
+    if judge is not None:
+        return replace(spec, judge=judge.identity)
+    try:
+        before = ScoreSpec.read(cell.folder)
+    except InputError:  # no such cell yet, or one of another version
+        return spec
+    return replace(spec, judge=before.judge) if before.scoring.rule == names.rule else spec
+
+
+def find_judge(config: JudgeConfig, results: Path) -> Judge | None:
+    """The judge of a configuration, with its cache in the results folder. Raises InputError, DataError."""
+    try:
+        return make_judge(config, results / "judge.sqlite")
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def item_of(record: Record) -> Item:
@@ -62,28 +109,32 @@ def item_of(record: Record) -> Item:
     return Item(record["id"], (), record["answer"], record["cluster"], record["category"], meta=record["meta"])
 
 
-def read_scores(folder: Path, stem: str) -> dict[Key, dict[str, Any]]:
-    """Lines of one scoring by sample; a later line replaces one that had no verdict."""
-    found: dict[Key, dict[str, Any]] = {}
+def reply_of(record: Record) -> Reply:
+    """What a verdict on a logged sample is known by."""
+    return record["id"], record["repeat"], digest(record["text"])[:16]
+
+
+def read_scores(folder: Path, stem: str) -> dict[Reply, dict[str, Any]]:
+    """Lines of one scoring; a later line replaces one that had no verdict. Raises InputError for damaged ones."""
+    found: dict[Reply, dict[str, Any]] = {}
     for line in read_lines(folder / FOLDER, stem):
-        key = (line["id"], line["repeat"])
+        if not line.keys() >= LINE:
+            raise InputError(f"{folder / FOLDER}: the line of sample {line['id']} in {stem}-* is damaged; remove it")
+        key = (line["id"], line["repeat"], line["reply"])
         if key not in found or found[key]["value"] is None:
             found[key] = line
     return found
 
 
-def read_scored(folder: Path, spec: ScoreSpec | None) -> dict[Key, dict[str, Any]]:
-    """The sample log with what the scoring says: the fields of a verdict and `lenient`; None where there is no verdict.
-
-    Args:
-        spec: None reads it from config.yaml.
-    """
-    spec = spec or ScoreSpec.parse(read_config(folder)["scoring"])
+def read_scored(folder: Path, spec: ScoreSpec) -> dict[Key, dict[str, Any]]:
+    """The sample log with what a scoring says: the fields of a verdict and `lenient`; None where there is none."""
     scores = read_scores(folder, spec.stem)
-    return {
-        key: record | {name: scores.get(key, {}).get(name) for name in (*VERDICT, "lenient")}
-        for key, record in read_log(folder).items()
-    }
+    scored = {}
+    for key, record in read_log(folder).items():
+        line = scores.get(reply_of(record), {})
+        verdict = dict.fromkeys(VERDICT) if line.get("value") is None else {name: line[name] for name in VERDICT}
+        scored[key] = record | verdict | {"lenient": line.get("lenient")}
+    return scored
 
 
 class Scorer:
@@ -99,14 +150,13 @@ class Scorer:
 
     def add(self, record: Record) -> dict[str, Any] | None:
         """Score a sample at once if that takes no judge; returns its line, if it has one."""
-        key = (record["id"], record["repeat"])
-        if not failed(record) and key not in self.scores and not self._needs_judge:
+        if self.spec.scoring.rule not in scoring.JUDGED and self._missing(record):
             self._keep(score_line(record, self.spec, None))
-        return self.scores.get(key)
+        return self.scores.get(reply_of(record))
 
     def complete(self, records: Iterable[Record], advance: Callable[[], None] = lambda: None) -> None:
-        """Score all samples that have no verdict yet."""
-        missing = [r for r in records if not failed(r) and self._missing((r["id"], r["repeat"]))]
+        """Score all samples that have no verdict yet; none if the judge that scored the others is not there."""
+        missing = [record for record in records if self._missing(record)]
         with ThreadPoolExecutor(self._threads) as pool:
             for line in pool.map(lambda record: score_line(record, self.spec, self._judge), missing):
                 self._keep(line)
@@ -116,24 +166,22 @@ class Scorer:
         """Let go of the file."""
         self._log.close()
 
-    @property
-    def _needs_judge(self) -> bool:
-        return self.spec.scoring.rule in scoring.JUDGED
-
-    def _missing(self, key: Key) -> bool:
-        line = self.scores.get(key)
+    def _missing(self, record: Record) -> bool:
+        if failed(record) or (self.spec.judge and not self._judge):
+            return False
+        line = self.scores.get(reply_of(record))
         return line is None or (line["value"] is None and self._judge is not None)
 
     def _keep(self, line: dict[str, Any]) -> None:
         self._log.append(line)
-        self.scores[line["id"], line["repeat"]] = line
+        self.scores[line["id"], line["repeat"], line["reply"]] = line
 
 
 def score_line(record: Record, spec: ScoreSpec, judge: Judge | None) -> dict[str, Any]:
     """The line of one sample: the official verdict, the lenient one's credit, and what the judge said."""
     item, names = item_of(record), spec.scoring
     answer = answer_part(record["text"], spec.thinking, spec.cut)
-    line: dict[str, Any] = {"id": record["id"], "repeat": record["repeat"]}
+    line = dict(zip(("id", "repeat", "reply"), reply_of(record), strict=True))
     if answer is None:
         verdict = Verdict(False, 0.0, None, names.rule, unparsed=True)
         return line | dataclasses.asdict(verdict) | {"lenient": 0.0, "judge": [], "error": None}
@@ -149,12 +197,19 @@ def score_line(record: Record, spec: ScoreSpec, judge: Judge | None) -> dict[str
 
 
 def measure(records: Iterable[Record], metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Metrics over records of `read_scored` that did not fail; several replies per sample are averaged."""
+    """Metrics over records of `read_scored` that did not fail; several replies per sample are averaged.
+
+    As long as a sample is unjudged there is no value: those that need no judge are not like the others.
+    """
+    good = [record for record in records if not failed(record)]
+    waiting = sum(record["value"] is None for record in good)
+    if waiting:
+        note = f"{waiting} of {len(good)} samples are unjudged"
+        return {name: {"value": None, "n": len(good) - waiting, "note": note} for name in metrics}
     repeats: dict[int, list[scoring.Scored]] = {}
-    for record in records:
-        if not failed(record):
-            verdict = Verdict(**{name: record[name] for name in VERDICT})
-            repeats.setdefault(record["repeat"], []).append(scoring.Scored(item_of(record), verdict))
+    for record in good:
+        verdict = Verdict(**{name: record[name] for name in VERDICT})
+        repeats.setdefault(record["repeat"], []).append(scoring.Scored(item_of(record), verdict))
     return {name: _mean([scoring.METRICS[name](samples) for samples in repeats.values()]) for name in metrics}
 
 

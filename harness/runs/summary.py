@@ -25,18 +25,20 @@ def seconds(record: Record) -> float:
 
 
 def summarise(records: Iterable[Record], keep: float | None, tokens: int | None) -> dict[str, Any]:
-    """Means over the scored samples that did not fail; `records` in a fixed order, so that sums are always the same.
+    """Means over the samples that did not fail; `records` in a fixed order, so that sums are the same each time.
 
-    Shares lie in 0..1, lengths are tokens, FLOPs and bytes are means per sample.
+    There is no accuracy as long as samples are unjudged. Shares lie in 0..1, lengths are tokens, FLOPs and bytes are
+    means per sample.
     """
     everything = list(records)
     good = [r for r in everything if not failed(r)]
+    unjudged = sum(r["value"] is None for r in good)
     return {
-        "accuracy": _mean(r["value"] for r in good),
+        "accuracy": None if unjudged else _mean(r["value"] for r in good),
         "lenient": _mean(r["lenient"] for r in good),
         "n": len(good),
         "failures": len(everything) - len(good),
-        "unjudged": sum(r["value"] is None for r in good),
+        "unjudged": unjudged,
         "unparsed": _mean(r["unparsed"] for r in good),
         "truncated": _mean(float(r["finish"].startswith("length")) for r in good),
         "ret_nominal": _nominal(good, keep, tokens),

@@ -58,9 +58,10 @@ def _scoring(frame: pd.DataFrame) -> list[str]:
     rules = sorted({f"{s['rule']}{_judge(s)}" for s in frame.scoring if not s["rule"].startswith("glyph.")})
     out = [f"Rules: {', '.join(rules)}; lenient: an answer read in any reasonable form."] if rules else []
     headlines = frame[frame.metric != "mean"]
-    for benchmark, rows in headlines.groupby("benchmark"):
+    of = headlines.metric + " of " + headlines.benchmark + ", " + headlines.protocol
+    for name, rows in headlines.groupby(of):
         notes = [n for n in dict.fromkeys(rows.metric_note) if n]
-        out += [f"{benchmark}: {rows.metric.iloc[0]}{f' ({_list(notes)})' if notes else ''}."]
+        out += [f"{name!s}: {_list(notes)}."] if notes else []
     if frame.unjudged.sum():
         out += ["Unjudged samples wait for a judge (vtpbench score RUN judge=...); they count in no accuracy."]
     for protocol, rows in frame.groupby("protocol"):

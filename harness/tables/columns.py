@@ -38,7 +38,7 @@ class Table:
         """All columns, in order; `brief` writes intervals as ± their longer arm."""
         return [
             *_keys(),
-            *_comparison(brief, self.every),
+            *_comparison(brief, self.rows),
             *_replies(self.every),
             *_retention(self.every),
             *_cost(self.every),
@@ -54,10 +54,8 @@ def _keys() -> list[Column]:
 
 def _comparison(brief: bool, rows: Sequence[Row]) -> list[Column]:
     interval = "± 95 %" if brief else "[95 %]"
-    metrics = [row["metric"] for row in rows if row["metric"] != "mean"]
-    headline = [Column((metrics[0].partition(".")[2], "%"), _headline, COMPARISON)] if metrics else []
-    if len(set(metrics)) > 1:
-        headline = [Column(("benchmark's", "metric %"), _headline, COMPARISON)]
+    metric = rows[0]["metric"]
+    headline = [] if metric == "mean" else [Column((metric, "%"), lambda row: percent(row["metric_value"]), COMPARISON)]
     return [
         Column(("", "N"), lambda row: str(row["n"]), COMPARISON),
         *headline,
@@ -110,10 +108,6 @@ def _cost(rows: Sequence[Row]) -> list[Column]:
 def percent(share: float) -> str:
     """A share 0..1 in per cent with one decimal."""
     return _or_none(share, lambda x: f"{100 * x:.1f}")
-
-
-def _headline(row: Row) -> str:
-    return NONE if row["metric"] == "mean" else percent(row["metric_value"])
 
 
 def _label(row: Row) -> str:

@@ -45,11 +45,11 @@ def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[
 
     Columns: cell (folder), model, benchmark, protocol, decoding, method, addon, keep, tokens, seed, limit, `setting`
     and `params` (dictionaries: what cells must share to be paired, and the method), `config` (what was asked for), n
-    (finished samples), failed, unjudged (samples that wait for a judge), accuracy and lenient (by the official and by
-    the lenient rule, 0..1), metric, metric_value and metric_note (the benchmark's headline: its name, value and what
-    must be known of it), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode,
-    kv, evidence (recall, 0..1), trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample),
-    seconds (mean).
+    (finished samples), failed, unjudged (samples that wait for a judge; as long as there are any the cell has no
+    accuracy), accuracy and lenient (by the official and by the lenient rule, 0..1), metric, metric_value and
+    metric_note (the benchmark's headline: its name, value and what must be known of it), unparsed and truncated
+    (shares), ret_nominal, ret_prefill, ret_decode, kv, evidence (recall, 0..1), trace_length (median, tokens),
+    visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
 
     Args:
         results: the results folder.
@@ -77,7 +77,7 @@ def load(
     configs = _configs(results, models, benchmarks)
     rows = []
     for config in configs:
-        spec = ScoreSpec.parse(config["scoring"])
+        spec = ScoreSpec.read(results / "runs" / config["cell"], config)
         lines = list(read_scored(results / "runs" / config["cell"], spec).values())
         rows += [_sample(config["cell"], line) for line in lines]
         config["metric"] = spec.scoring.metrics[0]
@@ -161,7 +161,7 @@ def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataF
     cells["n"] = by_cell.size().reindex(cells.index, fill_value=0)
     cells["failed"] = samples.groupby("cell").failed.sum().reindex(cells.index, fill_value=0).astype(int)
     cells["unjudged"] = cells.n - by_cell.credit.count().reindex(cells.index, fill_value=0)
-    cells["accuracy"] = by_cell.credit.mean()
+    cells["accuracy"] = by_cell.credit.mean().where(cells.unjudged == 0)
     cells["trace_length"] = by_cell.trace_length.median()
     cells = cells.join(by_cell[list(_MEANS)].mean())
     share = (cells.tokens / cells.visual_tokens).clip(upper=1.0)

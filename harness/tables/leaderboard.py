@@ -83,12 +83,13 @@ def leaderboard(
     Raises:
         TablesError: nothing to print, or nothing called `against`.
     """
-    if margin <= 0:
-        raise TablesError(f"margin must be above 0 points, got {margin:g}")
+    if not 0 < margin < 100:
+        raise TablesError(f"margin must lie between 0 and 100 points, got {margin:g}")
     cells, samples = load(results, models, benchmarks)
     if against not in {"full", "base", *cells.method}:
         raise TablesError(f"against must be full, base or one of {', '.join(sorted(set(cells.method)))}; got {against}")
-    done = {str(cell): part for cell, part in samples[samples.credit.notna()].groupby("cell")}
+    judged = set(cells.cell[cells.unjudged == 0])
+    done = {str(cell): part for cell, part in samples[~samples.failed].groupby("cell") if cell in judged}
     rows: list[Row] = cells.to_dict("records")  # type: ignore[assignment]
     measured = [_statistics(row, _reference(row, rows, against), done, margin / 100) for row in rows]
     frame = cells.join(pd.DataFrame(measured, columns=_STATISTICS, index=cells.index))

@@ -12,13 +12,16 @@ THOUGHT = "so so </think> 4"
 @pytest.mark.parametrize(
     ("text", "thinking", "how", "answer"),
     [
-        (THOUGHT, True, "cut", " 4"),
-        (THOUGHT, False, "cut", " 4"),
-        ("a </think> b </think> 4", True, "cut", " 4"),
+        (THOUGHT, True, "cut", "4"),
+        (THOUGHT, False, "cut", "4"),
+        ("a </think> b </think> 4", True, "cut", "4"),
+        ("so so </think>\n\nNo\n", True, "cut", "No"),
+        ("B\n", False, "cut", "B"),
+        (" B ", True, "whole", "B"),
         ("so so", True, "cut", None),
         ("4", False, "cut", "4"),
         ("so so", True, "cut_or_whole", "so so"),
-        (THOUGHT, True, "cut_or_whole", " 4"),
+        (THOUGHT, True, "cut_or_whole", "4"),
         (THOUGHT, True, "whole", THOUGHT),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harness.cli import main
-from harness.runs.scores import read_scored
+from harness.runs.scores import ScoreSpec, read_scored
 from tests.benchmarks.judge_server import Answer, completion, serve
 from tests.runs.fake import FakeBackend
 
@@ -70,14 +70,14 @@ def test_unreachable_is_unjudged_and_judged_later_without_generating(base, tmp_p
         row = dict(zip(plan[0].split(), plan[1].split(), strict=True))
         assert row["judge_calls"] == "12" and float(row["judge_usd"]) == pytest.approx(12 * (800 * 2 + 200 * 5) / 1e6)
         assert not calls
-        assert main(["score", str(cell(tmp_path)), *judge(url), f"paths.results={tmp_path / 'out'}"]) == 0
+        assert main(["score", str(cell(tmp_path)), *judge(url)]) == 0
         asked = len(calls)
         assert 6 <= asked <= 12 and all(call.headers["authorization"] == f"Bearer {KEY}" for call in calls)
         assert main(["run", *base, *judge(url)], backend) == 0
         assert len(calls) == asked and len(backend.engines) == 1  # nothing generated, nothing asked again
     summary = json.loads((cell(tmp_path) / "summary.json").read_text())
     assert summary["unjudged"] == 0 and summary["accuracy"] is not None
-    records = read_scored(cell(tmp_path), None)
+    records = read_scored(cell(tmp_path), ScoreSpec.read(cell(tmp_path)))
     assert all(r["correct"] is not None and r["rule"] == "mathverse.vlmevalkit" for r in records.values())
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from harness.benchmarks import scoring
 from harness.benchmarks.base import Scoring
@@ -59,19 +58,18 @@ def folder(run) -> Path:
 
 def test_a_rule_that_needs_a_judge_waits_for_one(folder, judged, capsys):
     before = read_log(folder)
-    config = judge_config([], CONFIGS)
-    (row,) = rescore([folder], {"rule": "test.judged"}, None, config)
+    (row,) = rescore([folder], {"rule": "test.judged"}, None, 1, keep_judge=True)
     assert (row["value"], row["unjudged"], row["judge"]) == (None, 8, "none") and 0 <= row["lenient"] <= 1
     assert "8 of 8 samples are unjudged" in row["note"]
     away = Oracle(away=True)
-    (row,) = rescore([folder], {}, away, config)
+    (row,) = rescore([folder], {}, away, 2, keep_judge=True)
     assert row["unjudged"] == 8 and away.asked == 8 and row["value"] is None
     judge = Oracle()
-    (row,) = rescore([folder], {}, judge, config)
+    (row,) = rescore([folder], {}, judge, 2, keep_judge=True)
     assert judge.asked == 8 and row["unjudged"] == 0 and row["judge"] == "oracle/1"
     right = [line["text"] for line in before.values()]
     assert row["value"] == sum("2" in text for text in right) / 8
-    (again,) = rescore([folder], {}, judge, config)
+    (again,) = rescore([folder], {}, judge, 2, keep_judge=True)
     assert judge.asked == 8 and again == row  # nothing is asked twice
     assert read_log(folder) == before
     assert json.loads((folder / "summary.json").read_text())["accuracy"] == row["value"]
@@ -80,11 +78,11 @@ def test_a_rule_that_needs_a_judge_waits_for_one(folder, judged, capsys):
 
 def test_tables_show_the_last_scoring(folder, judged, tmp_path):
     results = tmp_path / "out"
-    list(rescore([folder], {"rule": "test.judged"}, None, judge_config([], CONFIGS)))
+    list(rescore([folder], {"rule": "test.judged"}, None, 1, keep_judge=True))
     board = leaderboard(results)
     assert board.frame.unjudged[0] == 8 and board.frame.accuracy.isna()[0] and "unjudged" in board.to_markdown()
     assert "Rules: test.judged; lenient:" in board.to_markdown()
-    list(rescore([folder], {"rule": "glyph.lookup"}, None, judge_config([], CONFIGS)))
+    list(rescore([folder], {"rule": "glyph.lookup"}, None, 1, keep_judge=True))
     assert leaderboard(results).frame.accuracy.notna()[0] and "unjudged" not in leaderboard(results).to_markdown()
 
 
@@ -98,8 +96,7 @@ def test_what_a_kill_left_unscored_is_scored_at_the_next_run(run, folder):
 
 
 def test_a_thought_without_end_is_unparsed_not_wrongly_read(folder):
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    spec = ScoreSpec.parse(config["scoring"])
+    spec = ScoreSpec.read(folder)
     thinking = ScoreSpec(spec.scoring, True, "cut")
     assert thinking.stem != spec.stem
     scorer = Scorer(folder, thinking, None, 1, print)
@@ -110,7 +107,7 @@ def test_a_thought_without_end_is_unparsed_not_wrongly_read(folder):
 
 def test_several_replies_per_sample_are_averaged(run):
     (outcome,) = run("limit=6", "repeats=3", "protocol.temperature=1")
-    records = list(read_scored(outcome.cell.folder, None).values())
+    records = list(read_scored(outcome.cell.folder, ScoreSpec.read(outcome.cell.folder)).values())
     assert len(records) == 18
     mean = measure(records, ["mean"])["mean"]
     assert mean["n"] == 6 and mean["value"] == pytest.approx(sum(r["value"] for r in records) / 18)
@@ -121,7 +118,7 @@ def test_failed_samples_have_no_verdict(plan, backend):
 
     broken = replace(backend, failing=frozenset({"00001"}))
     (outcome,) = run_cells(plan("limit=4", "subset.mode=first").cells, broken)
-    scored = read_scored(outcome.cell.folder, None)
+    scored = read_scored(outcome.cell.folder, ScoreSpec.read(outcome.cell.folder))
     assert scored["00001", 0]["value"] is None and outcome.summary["unjudged"] == 0
     assert len(read_scores(outcome.cell.folder, outcome.summary["scoring"])) == 3
 

@@ -12,6 +12,7 @@ import yaml
 
 from harness.benchmarks.base import Scoring
 from harness.engine.trace import Trace
+from harness.runs.log import digest
 from harness.runs.scores import ScoreSpec
 
 Write = Callable[..., Path]
@@ -112,4 +113,14 @@ def sample(i: int, credit: float | None, share: float, clusters: int = 1, scale:
 def verdict(i: int, credit: float, rule: str) -> dict[str, Any]:
     """A line of the scores; every tenth reply could not be read."""
     said = {"correct": credit == 1, "value": credit, "extracted": None if i % 10 == 0 else "7", "rule": rule}
-    return {"id": f"s{i}", "repeat": 0, **said, "unparsed": i % 10 == 0, "lenient": credit, "judge": [], "error": None}
+    reply = digest(f"so {credit:g}")[:16]
+    return {
+        "id": f"s{i}",
+        "repeat": 0,
+        "reply": reply,
+        **said,
+        "unparsed": i % 10 == 0,
+        "lenient": credit,
+        "judge": [],
+        "error": None,
+    }

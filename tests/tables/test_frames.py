@@ -38,7 +38,7 @@ def test_nominal_retention(results: Path, cell: Write) -> None:
 def test_first_line_counts_over_all_writers(results: Path, cell: Write) -> None:
     folder = cell("none", [1.0, 0.0])
     lines = [json.loads(line) for line in (folder / "samples-main.jsonl").read_text().splitlines()]
-    more = [lines[1] | {"text": "other"}, lines[1] | {"repeat": 1}, lines[0] | {"id": "s9"}]
+    more = [lines[1] | {"text": "so 1"}, lines[1] | {"repeat": 1, "text": "so 0.5"}, lines[0] | {"id": "s9"}]
     (folder / "samples-other.jsonl").write_text("\n".join(map(json.dumps, more))[:-20])
     again = [verdict(1, 1.0, "glyph.walk"), verdict(1, 0.5, "glyph.walk") | {"repeat": 1}]
     (scores,) = (folder / "scores").iterdir()

@@ -5,12 +5,13 @@ A rule is registered under "<benchmark or family>.<origin>", such as `pope.llava
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
+from pathlib import Path
+
 from harness.benchmarks.base import Item, Scoring
 from harness.benchmarks.scoring import glyphs, groups, letters, means, reasoning, vqa, wemath, yesno
 from harness.benchmarks.scoring.verdict import Ask, JudgedRule, Measure, Metric, Rule, Scored, Verdict
-
-SCORING_VERSION = "1"
-"""Changes when a rule or metric gives other verdicts than before."""
 
 RULES: dict[str, Rule] = {
     **glyphs.RULES, **letters.RULES, **yesno.RULES, **vqa.RULES, **reasoning.RULES, **wemath.RULES,
@@ -26,6 +27,8 @@ CALLS = {"mathverse.vlmevalkit": 2}
 
 def check(scoring: Scoring) -> None:
     """Raise ValueError for a rule or metric that is not registered."""
+    if not scoring.metrics:
+        raise ValueError("metrics must name at least one metric")
     for kind, known, names in (
         ("rule", {**RULES, **JUDGED}, (scoring.rule,)),
         ("lenient rule", RULES, (scoring.lenient,)),
@@ -41,4 +44,27 @@ def score(rule: str, item: Item, answer: str, ask: Ask | None = None) -> Verdict
     return JUDGED[rule](item, answer, ask) if rule in JUDGED else RULES[rule](item, answer)
 
 
-__all__ = ["JUDGED", "METRICS", "RULES", "SCORING_VERSION", "Measure", "Scored", "Scoring", "Verdict", "check", "score"]
+def try_on(scoring: Scoring, item: Item) -> None:
+    """Raise ValueError for a rule or metric that needs what a benchmark's items do not have."""
+    name = scoring.rule
+    try:
+        verdict = score(name, item, "A")
+        name = scoring.lenient
+        score(name, item, "A")
+        for name in scoring.metrics:
+            METRICS[name]([Scored(item, verdict)])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} does not fit this benchmark, whose items lack {error}") from None
+
+
+@cache
+def version() -> str:
+    """Digest of the code of all rules and metrics; verdicts of other code are made anew."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+__all__ = ["CALLS", "JUDGED", "METRICS", "RULES", "Measure", "Scored", "Scoring", "Verdict",
+           "check", "score", "try_on", "version"]  # fmt: skip

@@ -8,7 +8,7 @@ Cut = Literal["cut", "cut_or_whole", "whole"]
 
 
 def answer_part(text: str, thinking: bool, how: Cut) -> str | None:
-    """The part of a reply that is scored; None if the reply never got to its answer.
+    """The part of a reply that is scored, without blanks around it; None if the reply never got to its answer.
 
     Args:
         text: the whole reply.
@@ -19,7 +19,7 @@ def answer_part(text: str, thinking: bool, how: Cut) -> str | None:
     """
     _, mark, tail = text.rpartition("</think>")
     if how == "whole":
-        return text
+        return text.strip()
     if mark:
-        return tail
-    return None if thinking and how == "cut" else text
+        return tail.strip()
+    return None if thinking and how == "cut" else text.strip()
