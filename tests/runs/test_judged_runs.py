@@ -75,6 +75,7 @@ def test_unreachable_is_unjudged_and_judged_later_without_generating(base, tmp_p
         assert 6 <= asked <= 12 and all(call.headers["authorization"] == f"Bearer {KEY}" for call in calls)
         assert main(["run", *base, *judge(url)], backend) == 0
         assert len(calls) == asked and len(backend.engines) == 1  # nothing generated, nothing asked again
+        assert main(["run", *base, "limit=6"], backend) == 0  # without the judge its verdicts stay
     summary = json.loads((cell(tmp_path) / "summary.json").read_text())
     assert summary["unjudged"] == 0 and summary["accuracy"] is not None
     records = read_scored(cell(tmp_path), ScoreSpec.read(cell(tmp_path)))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.benchmarks import scoring
 from harness.benchmarks.base import Scoring
@@ -164,3 +165,80 @@ def test_the_verb_scores_every_cell_below_a_folder(run, tmp_path, capsys):
     assert len(cell_folders([str(tmp_path / "out"), str(tmp_path / "out" / "runs")])) == 2
     with pytest.raises(InputError, match="one judge at a time"):
         judge_config(["seed=0,1"], CONFIGS)
+
+
+def test_a_verdict_belongs_to_the_reply_that_it_was_made_on(run, folder):
+    """A sample that is generated again is scored again, although its question has a verdict."""
+    (log,) = folder.glob("samples-*.jsonl")
+    first, *rest = log.read_text().splitlines()
+    changed = json.loads(first) | {"text": json.loads(first)["answer"]}
+    log.write_text("".join(line + "\n" for line in [json.dumps(changed), *rest]))
+    key = (changed["id"], 0)
+    assert read_scored(folder, ScoreSpec.read(folder))[key]["value"] is None
+    run("limit=8")
+    assert read_scored(folder, ScoreSpec.read(folder))[key]["value"] == 1
+
+
+def test_a_cell_that_is_judged_in_part_has_no_accuracy(folder, judged, tmp_path):
+    class Tired(Oracle):
+        def reply(self, question: Question) -> Reply:
+            self.away = self.asked >= 5
+            return super().reply(question)
+
+    (row,) = rescore([folder], {"rule": "test.judged"}, Tired(), 1, keep_judge=True)
+    assert (row["value"], row["unjudged"], row["n"]) == (None, 3, 5)
+    frame = leaderboard(tmp_path / "out").frame
+    assert frame.accuracy.isna()[0] and frame.accuracy_low.isna()[0] and frame.metric_value.isna()[0]
+
+
+def test_a_new_metric_keeps_what_a_judge_has_said(folder, judged):
+    list(rescore([folder], {"rule": "test.judged"}, Oracle(), 1, keep_judge=True))
+    (row,) = rescore([folder], {"metrics": "mean"}, None, 1, keep_judge=True)
+    assert row["unjudged"] == 0 and row["judge"] == "oracle/1"
+    (row,) = rescore([folder], {}, None, 1, keep_judge=False)
+    assert row["unjudged"] == 8 and row["judge"] == "none"
+
+
+def test_what_was_scored_otherwise_is_said(folder, judged, tmp_path):
+    list(rescore([folder], {"rule": "test.judged"}, Oracle(), 1, keep_judge=True))
+    text = leaderboard(tmp_path / "out").to_markdown()
+    assert "vtp/1 with benchmark.rule changed" in text and "test.judged (judge oracle/1)" in text
+
+
+@pytest.mark.parametrize("change", ["rule=textvqa.lmms", "rule=mcq.vlmevalkit", "lenient=vqa.lenient",
+                                    "metrics=wemath.strict", "metrics=mmvet.rec"])  # fmt: skip
+def test_rules_and_metrics_that_do_not_fit_leave_the_cell_as_it_was(folder, change, capsys, tmp_path):
+    before = (folder / "config.yaml").read_text()
+    assert main(["score", str(folder), change]) == 2
+    assert "does not fit this benchmark" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_text() == before
+    assert main(["table", f"paths.results={tmp_path / 'out'}", "to=md"]) == 0
+
+
+@pytest.mark.parametrize("verb", ["table", "status", "score"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: _edit(folder, lambda c: c.pop("scoring")), "is of another version"),
+        (lambda folder: _edit(folder, lambda c: c["scoring"].update(metrics=["gone"])), "unknown metric 'gone'"),
+        (lambda folder: next((folder / "scores").iterdir()).write_text('{"id": "x"}\n'), "is damaged; remove it"),
+    ],
+)
+def test_damaged_cells_are_one_line(folder, tmp_path, verb, damage, said, capsys):
+    damage(folder)
+    target = str(folder) if verb == "score" else f"paths.results={tmp_path / 'out'}"
+    assert main([verb, target]) == 2
+    assert said in capsys.readouterr().err
+
+
+def _edit(folder: Path, change) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    change(config)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_configurations_of_other_programs_are_passed_over(folder, tmp_path):
+    other = tmp_path / "out" / "wandb" / "config.yaml"
+    other.parent.mkdir()
+    other.write_text("a: 1\n")
+    assert cell_folders([str(tmp_path / "out")]) == [folder]
