@@ -114,6 +114,7 @@ def _config(file: Path, runs: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         protocol, identity = config["protocol"], config["identity"]
+        ScoreSpec.read(file.parent, config)
         return {
             "cell": file.parent.relative_to(runs).as_posix(),
             "model": config["model"]["name"],

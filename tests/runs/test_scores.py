@@ -219,7 +219,7 @@ def test_rules_and_metrics_that_do_not_fit_leave_the_cell_as_it_was(folder, chan
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: _edit(folder, lambda c: c.pop("scoring")), "is of another version"),
+        (lambda folder: _edit(folder, lambda c: c.pop("scoring")), "was made by another version"),
         (lambda folder: _edit(folder, lambda c: c["scoring"].update(metrics=["gone"])), "unknown metric 'gone'"),
         (lambda folder: next((folder / "scores").iterdir()).write_text('{"id": "x"}\n'), "is damaged; remove it"),
     ],
