@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from harness.models.base import BadSample
 
@@ -19,7 +19,8 @@ MAX_PIXELS = 1 << 28
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """RGB picture from an opened one, a file or bytes; transparency is laid on white. Raises BadSample."""
+    """RGB picture from an opened one, a file or bytes, turned upright as its EXIF data say; transparency is laid on
+    white. Raises BadSample."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below decides
@@ -27,6 +28,7 @@ def open_picture(picture: Picture) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample(f"picture of {image.width} x {image.height} pixels is larger than {MAX_PIXELS} pixels")
             image.load()
+            image = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise BadSample(f"unreadable picture: {error}") from error
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

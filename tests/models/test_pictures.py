@@ -48,6 +48,18 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
+def test_pictures_are_turned_upright() -> None:
+    """As `datasets` decodes them: a camera held upright writes a lying picture and says so."""
+    lying, file, exif = Image.new("RGB", (8, 4)), io.BytesIO(), Image.Exif()
+    lying.paste((255, 0, 0), (0, 0, 4, 4))
+    exif[0x0112] = 6  # turn a quarter to the right
+    lying.save(file, "PNG", exif=exif)
+    upright = open_picture(file.getvalue())
+    assert upright.size == (4, 8)
+    assert (upright.getpixel((0, 0)), upright.getpixel((0, 7))) == ((255, 0, 0), (0, 0, 0))
+    assert open_picture(upright).size == (4, 8)
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"not a picture", png(Image.new("RGB", (64, 64)))[:60]], ids=["empty", "text", "torn"]
 )
