@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from harness.models.base import BadSample
 
@@ -22,7 +24,7 @@ def open_picture(picture: Picture) -> Image.Image:
     """RGB picture from an opened one, a file or bytes, turned upright as its EXIF data say; transparency is laid on
     white. Raises BadSample."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _truncated_is_damaged():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below decides
             image = picture if isinstance(picture, Image.Image) else Image.open(_source(picture))
             if image.width * image.height > MAX_PIXELS:
@@ -35,6 +37,16 @@ def open_picture(picture: Picture) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+@contextmanager
+def _truncated_is_damaged() -> Iterator[None]:
+    """Whatever another library, such as lmms-eval, has told PIL for the whole process."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _source(picture: Path | bytes) -> Path | io.BytesIO:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from harness.engine import Decoding, Engine, Request
 from harness.models import BadSample, Model, load_model, model_info, processor_hash, weights_id
@@ -66,6 +66,14 @@ def test_pictures_are_turned_upright() -> None:
 def test_damaged(data: bytes) -> None:
     with pytest.raises(BadSample, match="unreadable"):
         open_picture(data)
+
+
+def test_torn_files_are_damaged_whatever_others_told_pil(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = png(Image.effect_noise((64, 64), 90))
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(BadSample):
+        open_picture(whole[: len(whole) // 2])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_bomb_and_missing_file(tmp_path: Path) -> None:
