@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from harness.benchmarks.base import Item
-from harness.benchmarks.scoring import METRICS, Scored, Verdict, score
+from harness.benchmarks.scoring import METRICS, Measure, Scored, Verdict, score
 from harness.benchmarks.scoring.verdict import unjudged
 from tests.benchmarks.installed import lmms
 from tests.benchmarks.test_letters import Judge
@@ -37,6 +37,17 @@ def item(label: str = "yes", category: str = "random", name: str = "q") -> Item:
         ("Yes or no? The answer is **no**.", "yes", None, None, "no"),
         (r"Yes? \boxed{\text{No}}", "yes", None, None, "no"),
         ("I think yes and no", "no", None, None, None),
+        ("Yes or no?", "yes", None, None, None),
+        ("Yes or no? No", "no", None, None, "no"),
+        ("I'm not able to answer this", "no", None, None, None),
+        ("It is not possible to tell", "no", None, None, None),
+        ("Not sure", "yes", None, None, None),
+        ("I cannot tell", "yes", None, None, None),
+        ("I can't see the image.", "yes", None, None, None),
+        ("I don't see a dog.", "yes", None, None, "no"),
+        ("There's no way to tell", "no", None, "no", None),
+        ("I'm not sure, but yes", "no", None, "yes", "yes"),
+        ("No, I cannot tell", "no", None, "no", "no"),
         ("A snowboard", "yes", None, None, None),
         ("", "yes", None, None, None),
     ],
@@ -98,6 +109,16 @@ def test_unread_replies_are_misses() -> None:
     assert METRICS["pope.lmms_pooled"](mine).note.startswith("2 unparsed replies")
     assert f"{f1:.4f}" in METRICS["pope.lmms_pooled"](mine).note
     assert METRICS["pope.lmms_pooled"](samples(ROWS)).note == ""
+
+
+def test_unknown_is_a_miss_in_vlmevalkit() -> None:
+    """There Unknown is wrong (protocols.md 1.6): half of 50 labels yes found and nothing else said is 2/3."""
+    rows = [("random", "yes", "Yes.")] * 25 + [("random", "yes", "A dog")] * 25 + [("random", "no", "no")] * 50
+    mine = samples(rows, "yesno.vlmevalkit")
+    assert METRICS["pope.vlmevalkit"](mine) == Measure(pytest.approx(2 / 3), 100)
+    assert METRICS["pope.lmms_pooled"](mine).value == 1.0
+    false_yes = samples([*rows, ("random", "no", "Yes")], "yesno.vlmevalkit")
+    assert METRICS["pope.vlmevalkit"](false_yes).value == pytest.approx(2 * 25 / (50 + 26))
 
 
 def test_mean_of_three_is_not_the_pooled_number() -> None:

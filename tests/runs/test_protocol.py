@@ -138,7 +138,7 @@ def test_decoding_and_pictures(protocol: str, benchmark: str, model: str, expect
         ("vlmevalkit", "mathverse_cot", "mathverse.vlmevalkit", "mean", 788),
         ("vlmevalkit", "mmmu_pro_standard_cot", "mmmu_pro.vlmevalkit_cot", "mean", 1730),
         ("vlmevalkit", "textvqa", "vqa.vlmevalkit", "mean", 5000),
-        ("vlmevalkit", "pope", "yesno.vlmevalkit", "pope.lmms_pooled", 9000),
+        ("vlmevalkit", "pope", "yesno.vlmevalkit", "pope.vlmevalkit", 9000),
         ("vlmevalkit", "scienceqa", "mcq.vlmevalkit", "mean", 2017),
         ("lmms_eval", "mathverse_cot", "reasoning.lmms", "mean", 3940),
         ("lmms_eval", "pope", "pope.lmms", "pope.lmms_pooled", 9000),

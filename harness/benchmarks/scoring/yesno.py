@@ -16,6 +16,15 @@ CATEGORIES = ("adversarial", "popular", "random")
 STATED = re.compile(
     r"(?:\banswer\b[^.\n]{0,40}?(?:\bis\b|:)|\\boxed\{|<answer>)[\s*\"'{]*(?:\\text\{)?(yes|no)\b", re.I
 )
+UNTOLD = re.compile(
+    r"\byes\s*(?:or|/)\s*no\b"
+    r"|(?:\b(?:no|not|cannot|unable)\b|n['’]t\b)[^.,;\n]{0,30}?\b(?:able|sure|certain|possible|tell|determin\w*|know\w*"
+    r"|answer\w*|say|clear\w*|idea|way|enough|provid\w*|attach\w*|help|assist|identif\w*|confirm\w*"
+    r"|see (?:the|this|any|an|your) (?:image|picture|photo)s?)\b",
+    re.I,
+)
+"""A question, and what a reply says that it cannot tell."""
+
 JUDGE = """\
 Match an answer to a yes/no question: say whether it means yes or no. If it means neither, say Unknown. Reply with one \
 word, Yes, No or Unknown, and nothing else.
@@ -73,14 +82,18 @@ def vlmevalkit(item: Item, answer: str, ask: Ask | None) -> Verdict:
 def lenient(item: Item, answer: str) -> Verdict:
     """Yes or no in any reasonable form: the last "the answer is ...", else the first word, else the only one of both.
 
-    A sentence without either is a no if it negates something, and a yes if it says that there is something.
+    A sentence without either is a no if it negates something, and a yes if it says that there is something. A question
+    ("yes or no?") and what the reply cannot tell ("not sure", "unable to see the image") are neither.
     """
-    stated, words = STATED.findall(answer), re.findall(r"[a-z]+", answer.lower())
+    stated, told = STATED.findall(answer), UNTOLD.sub(" ", answer)
+    words = re.findall(r"[a-z]+", told.lower())
     if stated:
         said: str | None = stated[-1].lower()
     elif found := {"yes", "no"} & set(words[:1]) or {"yes", "no"} & set(words):
         said = found.pop() if len(found) == 1 else None
-    elif re.search(r"\bnot\b|n['’]t\b", answer, re.I):
+    elif told != answer:
+        said = None
+    elif re.search(r"\bnot\b|n['’]t\b|\bcannot\b", answer, re.I):
         said = "no"
     else:
         said = "yes" if re.match(r"\W*there (?:is|are)\b", answer, re.I) else None
@@ -141,6 +154,14 @@ def pooled_f1(samples: Sequence[Scored]) -> Measure:
     return Measure(_f1(right, said, positive - unread) if known else None, len(known), note)
 
 
+def kit_f1(samples: Sequence[Scored]) -> Measure:
+    """F1 over all rows together, an unparsed reply (Unknown) as a no (VLMEvalKit, utils/yorn.py, POPE_rating)."""
+    known, note = judged(samples)
+    counts = _counts(known)
+    value = _f1(counts["yes", "yes"], _said_yes(counts), _positive(counts))
+    return Measure(value if known else None, len(known), note)
+
+
 def accuracy(samples: Sequence[Scored]) -> Measure:
     """Share of right replies; an unparsed one is wrong."""
     known, note = judged(samples)
@@ -170,6 +191,7 @@ def yes_ratio(samples: Sequence[Scored]) -> Measure:
 METRICS: dict[str, Metric] = {
     "pope.llava_mean_f1": mean_f1,
     "pope.lmms_pooled": pooled_f1,
+    "pope.vlmevalkit": kit_f1,
     "pope.accuracy": accuracy,
     "pope.precision": precision,
     "pope.recall": recall,
