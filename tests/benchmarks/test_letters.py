@@ -28,12 +28,20 @@ FORMS = [
     r"\boxed{B}", r"$\boxed{\text{B}}$", r"Final answer: \boxed{(B)}", "<answer>B</answer>",
     "<answer>\nB. rabbit\n</answer>",
     "A is wrong, C is wrong. The answer is B.", "First I think the answer is A. But no. The answer is B.",
+    "We can eliminate A, C, and D. Hence B.", "It's neither A nor C; B is right", "It is not A but B.",
+    "{'answer': 'B'}", '{"answer": "B"}', "Ans: B", "Ans. (B)", "Option b", "答案：B", "答案是B。",
+    "Thus, it must be option B.", "So B",
+    "The answer is B, not A.", "A isn't right and C is wrong, so B.", "It cannot be (A) or (C). Therefore **B**.",
+    "Option A is wrong. It's (B).", "**A** and **D** can be ruled out: B is the best option", "not A. B is right",
     "Options A and C look alike.\n\nTherefore, the correct choice is **B. rabbit**.", "A. no\n" * 60 + "Answer: B",
 ]  # fmt: skip
 NOTHING = [
     "", "A man is riding a horse", "I'm sorry, I can't help with that.", "None of these", "Answer: A or B", "A, B",
     "The answer is not B", "The answer cannot be B", "A. teddy bear\nB. rabbit\nC. cat\nD. dog", "a rabbit and a dog",
-    "Answer: I don't know", "E", "Answer: F",
+    "Answer: I don't know", "E", "Answer: F", "It is not A.", "B is incorrect.", "A is wrong",
+    "Neither A nor B is correct.", "It's neither (A) nor (B).", "B isn't correct", "Options A and B are not right.",
+    "We can rule out C.", "B is false", "It cannot be B.", "A and C can be eliminated",
+    "So B is the midpoint of the side",
 ]  # fmt: skip
 
 
@@ -63,6 +71,25 @@ def test_an_article_or_pronoun_is_no_letter() -> None:
 
 def test_longer_options_shadow_their_parts() -> None:
     assert read_letter("It is dark red.", ["red", "dark red"]) == "B" and read_letter("2.5", ["2", "2.5", "25"]) == "B"
+
+
+def test_a_denial_holds_wherever_it_stands() -> None:
+    for more in range(150):
+        assert read_letter("Neither A nor B is correct. " + "z" * more, TEXTS) is None
+
+
+def test_an_option_that_says_not_is_no_denial() -> None:
+    assert read_letter("The answer is A. not enough", ["not enough", "wrong"]) == "A"
+    assert read_letter("B. wrong", ["not enough", "wrong"]) == "B"
+
+
+def test_options_beyond_z_have_no_letters() -> None:
+    many = [f"thing {i}" for i in range(40)]
+    one = Item("q", (), "Z", "", meta={"options": many, "question": "What is it?"})
+    rules = ("letter.lenient", "mmmu.official", "mmmu_pro.official", "mmmu_pro.lmms", "mcq.vlmevalkit")
+    assert all(score(rule, one, "Answer: Z").correct for rule in rules)
+    assert all(score(rule, one, "I do not know what this is about").correct in (True, False) for rule in rules)
+    assert read_letter("It is thing 25", many) == "Z" and read_letter("It is thing 39", many) is None
 
 
 def test_without_options_letters_go_to_j() -> None:
@@ -189,11 +216,13 @@ class Judge:
 UNCLEAR = "a furry thing with long ears that hops"
 
 
-def test_vlmevalkit_asks_up_to_three_times() -> None:
-    judge = Judge("well", "hm", "B")
+def test_vlmevalkit_asks_once() -> None:
+    """Its three tries are the same question at temperature 0, which has one reply."""
+    judge = Judge("The option is B", "C")
     verdict = score("mcq.vlmevalkit", item(), UNCLEAR, judge)
-    assert (verdict.extracted, verdict.correct, verdict.unparsed, len(judge.asked)) == ("B", True, False, 3)
-    prompt = judge.asked[0][0]
+    assert (verdict.extracted, verdict.correct, verdict.unparsed) == ("B", True, False)
+    [(prompt, temperature)] = judge.asked
+    assert temperature == 0.0
     assert UNCLEAR in prompt and "A. teddy bear B. rabbit C. cat D. dog" in prompt and "What is it?" in prompt
     untouched = Judge()
     assert score("mcq.vlmevalkit", item(), "B", untouched).correct and not untouched.asked
@@ -202,9 +231,8 @@ def test_vlmevalkit_asks_up_to_three_times() -> None:
 def test_vlmevalkit_guesses_after_that_and_says_so() -> None:
     letters = set()
     for i in range(60):
-        judge = Judge("well", "hm", "?")
-        verdict = score("mcq.vlmevalkit", item(name=f"q{i}"), UNCLEAR, judge)
-        assert verdict.unparsed and verdict == score("mcq.vlmevalkit", item(name=f"q{i}"), UNCLEAR, Judge("", "", ""))
+        verdict = score("mcq.vlmevalkit", item(name=f"q{i}"), UNCLEAR, Judge("well"))
+        assert verdict.unparsed and verdict == score("mcq.vlmevalkit", item(name=f"q{i}"), UNCLEAR, Judge(""))
         letters.add(verdict.extracted)
     assert letters == set("ABCDZ")
 

@@ -70,6 +70,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+def test_long_expressions_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maths, "_workers", None)
+    assert equal("1", "1 " * 200) is False and equal("1+" * 150 + "1", "1+" * 150 + "1 ") is True
+
+
 @pytest.mark.parametrize("answer", HOSTILE, ids=lambda a: a[:12])
 def test_hostile_answers_are_not_right_and_end(answer: str) -> None:
     began = time.monotonic()

@@ -176,6 +176,10 @@ def test_spans_are_fast(text: str) -> None:
         ("The correct options are C, A.", "AC"),
         ("B. Both figures", "B"), ("Comparing them all, the answer is D", "D"),
         ("The order is A, B, C, D, E.", "ABCDE"),
+        ('{"answer": ["A","C"]}', "AC"), ("{'answer': ['A', 'C']}", "AC"), ("not A but B", "B"),
+        ("B\n\nA is wrong since D", "B"), ("It's neither A nor B.", None), ("I", None), ("Answer: I", None),
+        ("1. A\n2. C", "AC"), ("A\nC", "AC"), ("- (A)\n- (C)", "AC"), ("A is wrong since D", None),
+        ("The answer is not A but C and D.", "CD"), ("A and C are wrong, so B", "B"), ("1. one\n2. two", None),
         ("It can't be said.", None), ("", None), ("Figure D is turned.", "D"), ("<answer>C, not B</answer>", "C"),
     ],
 )  # fmt: skip
@@ -206,6 +210,10 @@ def dynamath(answer: str, kind: str, **more: Any) -> Item:
         ("[1, 2]", "text", '{"short answer": "1, 2"}', True, False), ("blue", "text", "BLUE", True, False),
         ("blue", "text", "light blue", False, False), ("blue", "text", '{"short answer": ""}', False, False),
         ("blue", "text", "", False, True),
+        ("2π", "float", "6.283", True, False), ("2π", "float", "2.0", False, False),
+        (" 2.5 m", "float", "2.5", True, False),
+        ("\\frac{1}{2}", "float", '{"short answer": "\\frac{1}{2}"}', True, False),
+        ("\\frac{1}{2}", "float", "0.75", False, False), ("\\frac{1}{2}", "float", "", False, True),
     ],
 )  # fmt: skip
 def test_dynamath(reference: str, kind: str, reply: str, right: bool, unparsed: bool) -> None:

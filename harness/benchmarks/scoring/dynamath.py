@@ -36,7 +36,7 @@ def vlmevalkit(item: Item, answer: str, ask: Ask | None) -> Verdict:
     """The same, but a judge brings what cannot be read into the asked form, in our words; what it says is read."""
     said = read(item, answer)
     if said is None and ask is not None:
-        form = FORMS.get(item.meta["answer_type"], TEXT)
+        form = FORMS.get(kind_of(item), TEXT)
         said = parse(ask(f"Free-form answer: {_body(answer)}\nInstruction: {form}", system=SYSTEM).strip(), item)
     return _verdict("dynamath.vlmevalkit", item, answer, said)
 
@@ -54,13 +54,19 @@ def read(item: Item, answer: str) -> str | None:
 
 def parse(text: str, item: Item) -> str | None:
     """A number ("2.5", "2π rad"), a letter (alone, or the only one of A to E in the text), or the text itself."""
-    kind = item.meta["answer_type"]
+    kind = kind_of(item)
     if kind == "float":
         return _number(text.strip())
     if kind == "multiple choice":
         found = [letter for letter in "ABCDE" if letter in text.upper()]
         return text.upper() if len(text) == 1 else found[0] if len(found) == 1 else None
     return text.strip() or None
+
+
+def kind_of(item: Item) -> str:
+    """The type of the answer; a number that cannot be read as one is a text, where the source fails."""
+    kind = str(item.meta["answer_type"])
+    return "text" if kind == "float" and _number(item.answer.strip()) is None else kind
 
 
 def _number(text: str) -> str | None:
@@ -79,14 +85,14 @@ def _body(answer: str) -> str:
 
 
 def _verdict(name: str, item: Item, answer: str, said: str | None) -> Verdict:
-    kind = item.meta["answer_type"]
-    if said is None and kind == "multiple choice" and item.answer in _body(answer)[:3].upper():
-        return settle(name, item.answer, True, guessed=True)
+    kind, reference = kind_of(item), item.answer.strip()
+    if said is None and kind == "multiple choice" and reference and reference in _body(answer)[:3].upper():
+        return settle(name, reference, True, guessed=True)
     if said is None:
         return settle(name, None, False)
     if kind == "float":
-        return settle(name, said, abs(float(said) - float(item.answer)) <= TOLERANCE)
-    right = said == item.answer if kind == "multiple choice" else said.lower() in item.answer.lower()
+        return settle(name, said, abs(float(said) - float(_number(reference) or "nan")) <= TOLERANCE)
+    right = said == reference if kind == "multiple choice" else said.lower() in reference.lower()
     return settle(name, said, right)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from harness.benchmarks.base import Item
 from harness.benchmarks.scoring.verdict import Rule, Verdict, settle
@@ -16,8 +17,9 @@ def lookup(item: Item, answer: str) -> Verdict:
 
 def walk(item: Item, answer: str) -> Verdict:
     """The number after the last "answer" is the answer."""
-    found = re.fullmatch(r"(?s).*\banswer\b\D*?(\d+).*", answer)
-    said = str(int(found[1])) if found else None
+    found = pairwise(re.findall(r"\banswer\b|[0-9]+", answer))
+    numbers = [number.lstrip("0") or "0" for word, number in found if word == "answer" != number]
+    said = numbers[-1] if numbers else None
     return settle("glyph.walk", said, said == item.answer)
 
 

@@ -8,6 +8,8 @@ from functools import cache
 from string import ascii_uppercase
 
 from harness.benchmarks.base import Item
+from harness.benchmarks.scoring.denied import without_denied
+from harness.benchmarks.scoring.spans import LONGEST
 from harness.benchmarks.scoring.verdict import Rule, Verdict, settle
 
 UNKNOWN = 10
@@ -16,7 +18,8 @@ UNKNOWN = 10
 TAIL = 120
 """Characters at the end of a reply where its last statement mostly is: they are searched first, as that is faster."""
 
-BOXES = re.compile(r"\\boxed\s*\{|<answer>", re.I)
+SENTENCE = re.compile(r"[.!?;]\s|\n")
+BOXES = re.compile(r"\\boxed\s*\{|<answer>|\bans\b[.:]?|答案[是为：:]*", re.I)
 MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|rm)\b|[*_`$\"“”<>{}\\]|/answer>", re.I)
 CLOSED = re.compile(r"[(\[*{]{1,3}\s?([A-Z])\s?[)\]*}]{1,3}")
 WORD = re.compile(r"\s+(?!(?:is|was|because|since|as|for|with|which|that|due|based|from|but|so|and|would)\b)[a-z]|['’]")
@@ -30,13 +33,14 @@ SEVERAL = re.compile(r"[.)]?\s*(?:or|and|,|/|&)\s*\W?[A-Z]\b(?!\s[a-z])")
 def _patterns(last: str) -> tuple[re.Pattern[str], ...]:
     """A letter alone, two ways to state the answer, to head a line with it, to mention it; for options A to `last`."""
     letter, small = rf"([A-{last}])(?!\w)", rf"([a-{last.lower()}])(?=\W*(?:\n|$))"
-    thing = r"(?i:(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice|answer|letter)?(?:\s+is)?)[\s:(]*"
+    thing = r"(?i:(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice|answer|letter)?(?:\s+is)?)[\s:('‘’]*"
     return (
-        re.compile(rf"\W*([A-{last}a-{last.lower()}])\W*"),
+        re.compile(rf"\W*(?:(?i:option|choice|answer|letter)\W+)?([A-{last}a-{last.lower()}])\W*"),
         re.compile(
             r"\b(?:[Aa]nswer|ANSWER|(?:[Cc]orrect|right|[Bb]est|[Ff]inal|[Mm]y)\s(?:option|choice|letter)|[Cc]onclusion)\b"
             rf"[^.\n]{{0,40}}?(?:\bis\b|\bbe\b|[:=\n–-])\s*{thing}(?:{letter}|{small})"
             rf"|\b(?:choose|pick|select)\b\s*{thing}{letter}"
+            rf"|\b(?i:hence|thus|therefore|so|but)\b[,:]?\s*(?:it\s(?:is|must\sbe)\s)?{thing}{letter}(?=[)!,]*(?:\.\s|\.?\s*$|\n))"
         ),
         re.compile(
             rf"(?<![\w'’]){letter}[.)]?\s(?:[^.\n]{{0,80}}?\s)??is\s(?:\w+\s){{0,2}}?(?:correct|right|best|answer)\b"
@@ -53,37 +57,44 @@ def clean(reply: str) -> str:
     return MARKUP.sub("", CLOSED.sub(r" \1. ", BOXES.sub(" answer: ", reply))).strip()
 
 
-def read_letter(reply: str, options: Sequence[str] = ()) -> str | None:
+def read_letter(reply: str, options: Sequence[str] = (), letters: int = UNKNOWN) -> str | None:
     """The letter that a reply states; None if it states none, or several without a last word.
 
-    In this order: a letter alone; the last statement ("The answer is B", "B is correct", a box); the only letter that
-    heads a line; the only letter that is mentioned as an option; the only option whose text is in the last statement or
-    line.
+    In this order: a letter alone; the last statement ("The answer is B", "B is correct", "Hence B", a box); the only
+    letter that heads a line; the only letter that is mentioned as an option; the only option whose text is in the last
+    statement or line. Letters that are denied ("not A") do not count.
 
     Args:
         reply: the answer part of the reply.
-        options: texts of the options, in letter order; empty if they are not known.
+        options: texts of the options, in letter order; empty if they are not known. None are beyond Z.
+        letters: how many letters there are then.
     """
-    last = ascii_uppercase[(len(options) or UNKNOWN) - 1]
+    last = ascii_uppercase[: len(options) or letters][-1]
     alone, *statements, heads, mentions = _patterns(last)
     if match := alone.fullmatch(reply):
         return match[1].upper()
-    for part in (reply[-TAIL:], reply) if len(reply) > TAIL else (reply,):
-        text = clean(part)
+    for part in (last_sentences(reply), reply[-LONGEST:]) if len(reply) > TAIL else (reply,):
+        text = without_denied(clean(part), last)
         if stated := [found for pattern in statements for found in _found(pattern, text)]:
             return max(stated)[1]
     headed, mentioned = ({letter for _, letter in _found(pattern, text)} for pattern in (heads, mentions))
-    for letters in (headed, mentioned):
-        if len(letters) == 1:
-            return letters.pop()
+    for found in (headed, mentioned):
+        if len(found) == 1:
+            return found.pop()
     return read_text(text, options, last_line=not headed)
+
+
+def last_sentences(reply: str) -> str:
+    """The whole sentences at the end of a long reply."""
+    begin = SENTENCE.search(reply, len(reply) - TAIL)
+    return reply[begin.end() :] if begin else ""
 
 
 def _found(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
     for match in pattern.finditer(text):
-        letter = match[match.lastindex or 0]
-        rest = text[match.end(match.lastindex or 0) :]
-        if (letter in "AI" and WORD.match(rest)) or SEVERAL.match(rest) or re.search(r"not\b|n't\b", match[0]):
+        letter, end = match[match.lastindex or 0], match.end(match.lastindex or 0)
+        word = letter in "AI" and WORD.match(text, end)
+        if word or SEVERAL.match(text, end) or re.search(r"not\b|n't\b", match[0]):
             continue
         yield match.start(), letter.upper()
 
@@ -112,7 +123,7 @@ def read_text(text: str, options: Sequence[str], last_line: bool = True) -> str 
 
 
 def _words(text: str) -> str:
-    words = re.findall(r"[\w.%°-]*\w[%°]?", text.lower())
+    words = re.findall(r"(?<![\w.%°-])[\w.%°-]*\w[%°]?", text.lower())
     return f" {' '.join(words)} "
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
+from string import ascii_uppercase
 
 from harness.benchmarks.base import Item
 from harness.benchmarks.scoring import spans
 from harness.benchmarks.scoring.asking import insist
+from harness.benchmarks.scoring.denied import without_denied
 from harness.benchmarks.scoring.lenient import WORD, read_letter
 from harness.benchmarks.scoring.verdict import Ask, JudgedRule, Rule, Verdict, settle, unjudged
 
+LAST = "H"
+"""The last letter of an option."""
+
+QUOTED = re.compile(r"[\"'“‘]([A-Ha-h])[\"'”’]")
+REASON = re.compile(r"\b(?:since|because)\b[^,\n]*")
+NUMBERED = re.compile(r"^\W*\d+[.):]\s")
 LIST = re.compile(r"(?<![\w'’])[A-H](?![\w'’])(?:(?:[\s,;&/().*]|\band\b)+[A-H](?![\w'’]))*")
 EXTRACT = """\
 Below are a multiple-choice question and a response to it. Write down the letters of the options that the response \
@@ -41,16 +50,37 @@ def letters(item: Item, answer: str) -> Verdict:
 
 
 def read(reply: str) -> str | None:
-    """The sorted letters of a reply: those listed first in its tag, box or "answer is", else last in its last line."""
-    span = spans.final(reply)
-    if span is None:
-        return None
-    if is_letters(re.sub(r"[()\[\].]", " ", span).upper()) or re.fullmatch("[A-H]{2,5}", span):
-        return key(span)
-    lists = [found[0] for found in LIST.finditer(span) if not (found[0] == "A" and WORD.match(span, found.end()))]
-    if lists:
-        return key(lists[-1] if span == spans.bare(spans.last_line(reply) or "") else lists[0])
-    return read_letter(reply)
+    """The sorted letters, A to H, of a reply; None if it names none. Letters that are denied ("not A") do not count.
+
+    Those listed first in its tag, box or "answer is"; else those that have lines of their own; else those listed last
+    in its last line.
+    """
+    marked = spans.marked(reply)
+    own = listed(marked) if marked else _lines(reply)
+    if own:
+        return own
+    span = marked or spans.last_line(reply) or ""
+    text = REASON.sub("", without_denied(QUOTED.sub(r"\1", span), LAST))
+    lists = [found[0] for found in LIST.finditer(text) if not (found[0] == "A" and WORD.match(text, found.end()))]
+    return (
+        key(lists[0] if marked else lists[-1]) if lists else read_letter(reply, letters=ascii_uppercase.index(LAST) + 1)
+    )
+
+
+def listed(text: str) -> str | None:
+    """The sorted letters, A to H, of a text that is nothing but them."""
+    bare = re.sub(r"[()\[\]{}.\"'-]", " ", text).strip()
+    letters = key(bare) if is_letters(bare.upper()) or re.fullmatch(rf"[A-{LAST}]{{2,5}}", bare) else ""
+    return letters if letters and letters[-1] <= LAST else None
+
+
+def _lines(reply: str) -> str | None:
+    """The letters of the last lines in a row that hold nothing else."""
+    lines = [
+        listed(NUMBERED.sub("", spans.bare(line))) for line in reply[-spans.LONGEST :].splitlines() if line.strip()
+    ]
+    runs = ["".join(filter(None, run)) for alone, run in groupby(lines, key=bool) if alone]
+    return key(runs[-1]) if runs else None
 
 
 def is_letters(text: str) -> bool:

@@ -76,20 +76,19 @@ def _by_text(answer: str, options: Sequence[str]) -> str | None:
 
 
 def kit(item: Item, answer: str, ask: Ask | None, rule: str = "mcq.vlmevalkit") -> Verdict:
-    """VLMEvalKit's choice: what can be inferred, else up to three tries of a judge, else a random letter or Z.
+    """VLMEvalKit's choice: what can be inferred, else what a judge says, else a random letter or Z.
 
     Without a judge (its `exact_matching`) an answer that cannot be inferred is Z, which is wrong.
-    Source: vlmeval/dataset/utils/multiple_choice.py, extract_answer_from_item. There the guess is unseeded. The wording
-    of the question to the judge is ours; it asks the same.
+    Source: vlmeval/dataset/utils/multiple_choice.py, extract_answer_from_item. There the guess is unseeded, and up to
+    three tries ask the same at the same temperature, 0; equal questions have equal replies here, so one is asked. The
+    wording of the question to the judge is ours; it asks the same.
     """
     options: list[str] = item.meta["options"]
     letter = can_infer(answer, options)
     if letter is None and ask is not None:
         listed = " ".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, options, strict=False))
         prompt = JUDGE.format(question=item.meta["question"], options=listed, answer=answer.strip())
-        for _ in range(3):
-            if letter := can_infer(ask(prompt), options):
-                break
+        letter = can_infer(ask(prompt), options)
     said = letter
     if letter is None:
         letter = random.Random(item.id).choice([*ascii_uppercase[: len(options)], "Z"]) if ask else "Z"

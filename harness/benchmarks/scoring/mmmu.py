@@ -20,7 +20,7 @@ MMMU_PRO = ("({})", "{} ", "{}.")
 NUMBERS = (
     r"-?\b\d{1,3}(?:,\d{3})+\b",  # 20,000,000
     r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+",  # 2e-3
-    r"-?(?<!\d)(?:\d*\.\d+|\d+\b)(?![eE][+-]?\d)(?![,\d])",
+    r"-?(?:(?<!\d)(?:\d*\.\d+|\d+\b)|\.\d+)(?![eE][+-]?\d)(?![,\d])",
 )
 KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 
@@ -45,7 +45,7 @@ def named(reply: str, options: Sequence[str], forms: Sequence[str]) -> str | Non
             place = form if form == "({})" else " {} "
             return max(found, key=lambda letter: reply.rfind(place.format(letter)))
     lower = reply.lower()
-    texts = {letter: text.lower() for letter, text in zip(letters, options, strict=True)}
+    texts = {letter: text.lower() for letter, text in zip(letters, options, strict=False)}  # none are beyond Z
     found = [letter for letter in letters if texts[letter] in lower] if len(reply.split()) > 5 else []
     return max(found, key=lambda letter: lower.rfind(texts[letter])) if found else None
 
@@ -78,7 +78,7 @@ def mmmu_pro_lmms(item: Item, answer: str) -> Verdict:
     prompts ask for that, compares whole raw replies in the vision sets, and guesses without a seed of its own.
     """
     options = item.meta["options"]
-    marked = re.findall(rf"Answer:\W*([A-{ascii_uppercase[len(options) - 1]}])\b", answer)
+    marked = re.findall(rf"Answer:\W*([A-{ascii_uppercase[: len(options)][-1]}])\b", answer)
     return _letter("mmmu_pro.lmms", item, marked[-1] if marked else named(answer, options, MMMU_PRO))
 
 

@@ -9,7 +9,7 @@ from harness.benchmarks.scoring import dynamath, logicvista, maths, mathverse, s
 from harness.benchmarks.scoring.lenient import read_letter
 from harness.benchmarks.scoring.verdict import JudgedRule, Metric, Rule, Verdict, settle
 
-NUMBER_AT_END = re.compile(r"((?<![\w).])-?\b\d+(?:\.\d+)?)\s*\.?\s*$")
+NUMBER_AT_END = re.compile(r"(?<![\w).])-?\b\d+(?:\.\d+)?$")
 CONTAINED = 0.9
 """lmms-eval's share of the longer text that a text contained in it must have."""
 
@@ -26,7 +26,7 @@ def lenient(item: Item, answer: str) -> Verdict:
     span = spans.final(answer)
     said = spans.expression(span) if span else None
     if said and re.search(r"\d", item.answer) and not re.search(r"[\dπ∞]|\\pi|\\infty", said):
-        said = next(reversed(spans.SEGMENT.findall(answer)), None)
+        said = next(reversed(spans.SEGMENT.findall(answer[-spans.LONGEST :])), None)
     if span is None or said is None:
         return settle("math.lenient", None, False)
     if item.meta.get("answer_type") == "float" and dynamath.rule(item, said).correct:
@@ -45,6 +45,7 @@ def lmms(item: Item, answer: str) -> Verdict:
     letter that counts for two, and math-verify failing in threads.
     """
     marked = spans.TAG.search(answer)
+    answer = answer[-spans.LONGEST :]
     part = marked[1].strip() if marked else spans.boxed(answer)
     if logicvista.is_letters(item.answer):
         return _letters("reasoning.lmms", item, part or answer)
@@ -68,8 +69,8 @@ def _letters(rule: str, item: Item, answer: str) -> Verdict:
 
 def number_at_end(reply: str) -> str | None:
     """The number that ends the last line that ends with one."""
-    found = (NUMBER_AT_END.search(line) for line in reversed(reply.strip().split("\n")))
-    return next((match[1] for match in found if match), None)
+    lines = (line.rstrip().removesuffix(".").rstrip() for line in reversed(reply.split("\n")))
+    return next((found[0] for line in lines if (found := NUMBER_AT_END.search(line))), None)
 
 
 def contained(part: str, whole: str) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+
+LONGEST = 4000
+"""Characters at the end of a reply that lenient rules search: one that repeats itself can be very long."""
 
 TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.S | re.I)
 BRACE = re.compile(r"(\\boxed\s*)?(?<!\\)\{|(?<!\\)\}")
-STATED = re.compile(r"(?i)\banswers?\b(?:[^.\n:=]{0,40}?\b(?:is|are)\b|[^.\n:=]{0,40}?[:=])[\s*_:]*(?=[^\s*_])([^\n]+)")
+STATED = re.compile(r"(?i)\banswers?\b(?:[^.\n:=]{0,40}?\b(?:is|are)\b|[^.\n:=]{0,40}?[:=])[\s*_:]*(?=[^\s*_])")
 VERB = re.compile(r"\b(?:is|are|be|equals?|about|approximately|roughly|get)\b|≈|\\approx")
 SEGMENT = re.compile(
-    r"\$[^$\n]+\$|\\\(.+?\\\)|\\\[.+?\\\]|[(\[][-−+\d∞.,\s/√π]+[)\]]"
+    r"\$[^$\n]+\$|\\\(.{1,300}?\\\)|\\\[.{1,300}?\\\]|[(\[][-−+\d∞.,\s/√π]+[)\]]"
     r"|(?<![\w.])[-−]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+|√\d+)(?:\s*/\s*\d+)?(?:\s*(?:√\d+|π|\\?%))?(?:e[+-]?\d+)?",
     re.S,
 )
 """A formula between dollars or brackets, a tuple or interval of numbers, or a number with what may follow it."""
 
 PLAIN = re.compile(
-    r"\\[a-zA-Z]+(?:\{~?\s*[a-zA-Z ]*\})?"
+    r"\\[a-zA-Z]+(?:\{~?[a-zA-Z\s]*\})?"
     r"|\b(?:sqrt|sin|cos|tan|log|(?<!, )and|units?|degrees?|square|cubic|inch(?:es)?|feet|met(?:er|re)s?)\b"
 )
 """Words that belong to expressions."""
@@ -46,10 +50,8 @@ def boxed(reply: str) -> str | None:
 
 def stated(reply: str) -> str | None:
     """What follows the last "answer is" or "answer:" on its line."""
-    span = None
-    while found := [*STATED.finditer(reply if span is None else span)]:
-        span = found[-1][1]
-    return span
+    ends = [found.end() for found in STATED.finditer(reply)]
+    return reply[ends[-1] :].partition("\n")[0] if ends else None
 
 
 def last_line(reply: str) -> str | None:
@@ -58,13 +60,19 @@ def last_line(reply: str) -> str | None:
     return lines[-1] if lines else None
 
 
+def marked(reply: str) -> str | None:
+    """What a reply marks as its answer: what is in the tag, in the last box, or after the last "answer is"."""
+    return _first(reply[-LONGEST:], tagged, boxed, stated)
+
+
 def final(reply: str) -> str | None:
-    """The final answer: of the tag, the last box, the last "answer is", else the last line; None for an empty reply."""
-    for read in (tagged, boxed, stated, last_line):
-        span = read(reply)
-        if span and (span := bare(span)):
-            return span
-    return None
+    """The final answer: what is marked, else the last line; None for a reply without words."""
+    return _first(reply[-LONGEST:], tagged, boxed, stated, last_line)
+
+
+def _first(reply: str, *places: Callable[[str], str | None]) -> str | None:
+    spans = (bare(span) for place in places if (span := place(reply)))
+    return next(filter(None, spans), None)
 
 
 def bare(span: str) -> str:

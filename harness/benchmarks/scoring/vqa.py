@@ -8,6 +8,7 @@ from itertools import chain
 from string import punctuation
 
 from harness.benchmarks.base import Item
+from harness.benchmarks.scoring.spans import LONGEST
 from harness.benchmarks.scoring.verdict import Rule, Verdict, settle
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -69,9 +70,12 @@ def soft(said: str, references: Sequence[str]) -> float:
 
 
 def _soft(rule: str, item: Item, answer: str, normal: Callable[[str], str]) -> Verdict:
-    said = normal(answer)
-    value = soft(said, [normal(reference) for reference in item.meta["answers"]])
-    return Verdict(value == 1.0, value, said or None, rule, unparsed=not said)
+    return _verdict(rule, answer, normal(answer), [normal(reference) for reference in item.meta["answers"]])
+
+
+def _verdict(rule: str, answer: str, said: str, references: Sequence[str]) -> Verdict:
+    value, blank = soft(said, references), not re.search(r"\w", answer)  # "A" is an answer that normalisation empties
+    return Verdict(value == 1.0, value, None if blank else said, rule, unparsed=blank)
 
 
 def textvqa_lmms(item: Item, answer: str) -> Verdict:
@@ -116,7 +120,7 @@ def read(answer: str, references: Sequence[str]) -> str:
 
     A reference counts if the statement or short reply has it as whole words, and no other one but parts of it.
     """
-    stated = [part for part in chain.from_iterable(ANSWER.findall(answer)) if part.strip()]
+    stated = [part for part in chain.from_iterable(ANSWER.findall(answer[-LONGEST:])) if part.strip()]
     said = evalai_normal(stated[-1] if stated else answer)
     if said in references or len(said.split()) > SHORT:
         return said
@@ -128,9 +132,7 @@ def read(answer: str, references: Sequence[str]) -> str:
 def vqa_lenient(item: Item, answer: str) -> Verdict:
     """Soft accuracy of what the reply answers in any reasonable form."""
     references = [evalai_normal(reference) for reference in item.meta["answers"]]
-    said = read(answer, references)
-    value = soft(said, references)
-    return Verdict(value == 1.0, value, said or None, "vqa.lenient", unparsed=not said)
+    return _verdict("vqa.lenient", answer, read(answer, references), references)
 
 
 def gqa_lenient(item: Item, answer: str) -> Verdict:
