@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import random
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +12,6 @@ import pytest
 from harness.benchmarks.base import Item
 from harness.benchmarks.scoring import METRICS, Measure, Scored, Verdict, score, spans
 from harness.benchmarks.scoring.logicvista import read
-
-ROOT = Path(__file__).parents[2]
-PREDICTIONS = Path(os.environ.get("PREDICTIONS_DIR") or ROOT.parent / "shared" / "predictions")
-DYNAMATH = sorted((PREDICTIONS / "dynamath").glob("*.csv"))
 
 
 def item(answer: str, name: str = "1", cluster: str = "1", **meta: Any) -> Item:
@@ -157,16 +149,6 @@ def test_lmms_agrees_with_lmms_eval() -> None:
 )  # fmt: skip
 def test_final(text: str, span: str | None) -> None:
     assert spans.final(text) == span
-
-
-@pytest.mark.parametrize(
-    "text", ["answer " * 8000, r"\boxed{" * 8000, "answer is " * 5000, "<answer>" * 8000, "(" * 40_000, "1," * 20_000]
-)
-def test_spans_are_fast(text: str) -> None:
-    began = time.monotonic()
-    span = spans.final(text)
-    assert span is None or spans.expression(span)
-    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -316,20 +298,3 @@ def test_unique_ids_do_not_pass_for_a_worst_case() -> None:
     """By an id that is unique per row, lmms-eval's "worst" silently equals its "average" (section 5, point 8)."""
     worst = measure("dynamath.worst", scored([[True] * 10, [False] * 10], unique=True))
     assert worst.value == 0.5 and "not a worst case" in worst.note
-
-
-@pytest.mark.skipif(
-    not DYNAMATH, reason=f"no DynaMath verdicts in {PREDICTIONS} (PREDICTIONS_DIR names another folder)"
-)
-@pytest.mark.parametrize("file", DYNAMATH, ids=lambda f: f.stem)
-def test_published_verdicts(file: Path) -> None:
-    """Published numbers are those of benchmarks.md; for the others plain counting is the reference."""
-    rows = [row for row in csv.DictReader(file.open()) if row["Question ID"].startswith("Q")]
-    table = [[row[f"Variant {v}"] == "correct" for v in range(1, 11)] for row in rows]
-    average, worst = (measure(f"dynamath.{kind}", scored(table)) for kind in ("average", "worst"))
-    assert (average.n, worst.n, average.note, worst.note) == (5010, 501, "", "")
-    assert average.value == sum(int(row["# of correct per question"]) for row in rows) / 5010
-    assert worst.value == sum(row["# of correct per question"] == "10" for row in rows) / 501
-    published = {"Qwen2-7B-result": (42.14, 13.77), "claude3.5-result": (64.83, 35.73)}.get(file.stem)
-    if published:
-        assert (round(100 * average.value, 2), round(100 * worst.value, 2)) == published

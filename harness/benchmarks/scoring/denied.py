@@ -6,7 +6,8 @@ import re
 from functools import cache
 
 HINT = re.compile(
-    r"n['’]t\b|not\b|\bn(?:either|or)\b|eliminat|exclud|discard|reject|\bout\b|wrong|false|invalid|incorrect", re.I
+    r"n['’]t\b|not\b|\bn(?:either|or)\b|eliminat|exclud|discard|reject|\bout\b|wrong|false|invalid|impossible|incorrect",
+    re.I,
 )
 """What every denial has; most replies need no closer look."""
 
@@ -29,9 +30,15 @@ def _pattern(last: str) -> re.Pattern[str]:
         rf"(?:\s*(?:,?\s*(?:\band|\bn?or|[&/])\s*(?:option\s+)?{letter}"
         rf"|,\s*{letter}(?!\s+(?:is|was|must|should|would|fits?|works?)\b)))"
     )
-    return re.compile(rf"({TRIGGER}){letter}{more}{{0,9}}|(?<![\w'’]){letter}{more}{{0,9}}{DENIAL}")
+    stated = rf"\b(?i:answer)\s*(?::|is\b:?)\s*{letter}"  # to a question for what does not hold
+    return re.compile(rf"({stated})|({TRIGGER}){letter}{more}{{0,9}}|(?<![\w'’]){letter}{more}{{0,9}}{DENIAL}")
 
 
 def without_denied(text: str, last: str) -> str:
-    """A text with a blank for every letter, A to `last`, that is denied: "not A", "neither A nor B", "A is wrong"."""
-    return _pattern(last).sub(r"\1_", text) if HINT.search(text) else text
+    """A text with a blank for every letter, A to `last`, that is denied: "not A", "neither A nor B", "A is wrong".
+
+    "Answer: A is not a mammal" states A.
+    """
+    if not HINT.search(text):
+        return text
+    return _pattern(last).sub(lambda found: found[1] or f"{found[2] or ''}_", text)
