@@ -29,7 +29,8 @@ UNIT = re.compile(r"(?<=[\d}) ])(?:[kcdm]?m|ft|in|yd|mi|units?)(?:\s*\^\s*\{?[23
 POWER_OF_TEN = re.compile(r"(?<=\d)[eE]([+-]?\d+)\b")
 PERCENT = re.compile(r"\s*(?:\\?%|per ?cent)$")
 LONGEST = 300
-"""Characters; what is longer is no answer but a model that repeats itself, and takes math-verify seconds."""
+"""Characters; what is longer, or says one thing twenty times, is a stuck model's, and takes math-verify seconds."""
+LOOP = re.compile(r"(.{1,20}?)\1{19}", re.S)
 MATHEMATICAL = re.compile(r"[\d\\=<>^/*+]")
 
 
@@ -37,7 +38,8 @@ def equal(reference: str, answer: str, *, decimals: int = DECIMALS, seconds: flo
     """Whether two expressions are equal, as `math_verify.verify` says of what `math_verify.parse` reads.
 
     Signs such as √ and °, percentages, and units with powers are brought into LaTeX first. Words are not expressions:
-    they must be equal as texts ("listen" and "silent" are the same product of variables). So must what is very long.
+    they must be equal as texts ("listen" and "silent" are the same product of variables). So must what is
+    very long or repeats itself.
 
     Args:
         reference: the expected expression, LaTeX or plain, with or without dollars.
@@ -48,7 +50,7 @@ def equal(reference: str, answer: str, *, decimals: int = DECIMALS, seconds: flo
     Returns:
         None if a limit of time or memory was hit. Safe to call from any thread and process.
     """
-    if max(len(reference), len(answer)) > LONGEST:
+    if max(len(reference), len(answer)) > LONGEST or LOOP.search(answer):
         return reference.strip() == answer.strip()
     ours, theirs = latex(reference), latex(answer)
     if not ours or not theirs or ours == theirs:
