@@ -62,7 +62,9 @@ class Table:
             raise ValueError(f"unknown set {self.set!r}; known: {', '.join(SETS)}")
         if self.version not in (None, *self.known.versions):
             raise ValueError(f"{self.set} has no version {self.version!r} but {', '.join(self.known.versions)}")
-        if self._task is None:
+        if self.task == "":
+            raise ValueError("prompt=lmms: names no task")
+        if self.task is None:
             prompts.compiled(self.prompt)
         scoring.check(self.scoring)
 
@@ -87,9 +89,10 @@ class Table:
         return Scoring(self.rule, self.lenient, tuple(self.metrics))
 
     @property
-    def _task(self) -> str | None:
+    def task(self) -> str | None:
         """lmms-eval's task, if it makes the prompts."""
-        return self.chosen.task if self.prompt == "lmms" else self.prompt.partition("lmms:")[2] or None
+        named = self.prompt.removeprefix("lmms:").strip() if self.prompt.startswith("lmms:") else None
+        return self.chosen.task if self.prompt == "lmms" else named
 
     @cached_property
     def rows(self) -> Rows:
@@ -143,7 +146,7 @@ class Table:
     @cached_property
     def entries(self) -> list[Entry]:
         """Items without their pictures. Raises DataError."""
-        made = self._from_lmms() if self._task else self._from_template()
+        made = self._from_lmms() if self.task else self._from_template()
         system = () if self.system is None else (self.system,)
         return [
             Entry(row, facts, replace(prompt, system=(*system, *prompt.system)))
@@ -162,12 +165,12 @@ class Table:
     @property
     def generation(self) -> dict[str, Any]:
         """Generation parameters of lmms-eval's task (max_new_tokens, until, ...); empty where it makes no prompts."""
-        return self._lmms[1] if self._task else {}
+        return self._lmms[1] if self.task else {}
 
     @cached_property
     def _lmms(self) -> tuple[list[Prompt], dict[str, Any]]:
-        assert self._task is not None
-        return prompts.lmms(self._task, self.lmms_model, [row for row, _ in self.facts], self.rows.columns)
+        assert self.task is not None
+        return prompts.lmms(self.task, self.lmms_model, [row for row, _ in self.facts], self.rows.columns)
 
     def _from_lmms(self) -> list[Prompt]:
         made = self._lmms[0]

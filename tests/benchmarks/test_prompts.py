@@ -116,6 +116,14 @@ def test_templates_see_columns_by_names_without_blanks(tmp_path: Path) -> None:
         table("wemath", tmp_path, prompt="{{ question")
 
 
+def test_which_task_makes_the_prompts() -> None:
+    tasks = {"lmms": "gqa", "lmms:pope_adv": "pope_adv", "see lmms: {{ question }}": None, "lmms {{ x }}": None}
+    assert {prompt: table("gqa", None, prompt=prompt).task for prompt in tasks} == tasks
+    for prompt in ("lmms:", "lmms: "):
+        with pytest.raises(ValueError, match="prompt=lmms: names no task"):
+            table("gqa", None, prompt=prompt)
+
+
 @needs_schemas
 def test_gqa_asks_as_lmms_eval_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its task loads pictures from the hub by itself; nothing of that happens, and the stop string is not added."""
