@@ -6,16 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pandas
+import pyarrow
 import pytest
+import yaml
+from lmms_eval.api.reasoning import strip_reasoning_tags
+from pyarrow import parquet
 
+from harness.benchmarks.data import Files, Source, locate
 from harness.benchmarks.lmms_prompts import find
 from harness.cli import main
+from harness.runs.errors import InputError
 from harness.runs.export import KITS, export
 from harness.runs.export.vlmevalkit import write_tsv, write_xlsx
 from harness.runs.log import read_log
@@ -130,6 +136,11 @@ def test_thinking_failures_and_what_was_not_run(run: Cells, tmp_path: Path) -> N
     table = sheet(row)
     assert list(table["prediction"]) == ["B", "Failed to obtain answer via API.", "<think>never ends", " plain "]
     assert list(table["thinking"]) == ["<think>first</think> no", "", "", ""] and row["failed"] == 1
+    from_log = replies(written(run("scienceqa", texts=texts), "lmms_eval", tmp_path / "lmms"))
+    tags = [["<think>", "</think>"]]  # lmms-eval cuts by default, so that it gets the reply with its thinking
+    assert from_log[0] == texts["00000"] and [strip_reasoning_tags(text, tags) for text in from_log.values()][1:] == [
+        "", "<think>never ends", "plain",
+    ]  # fmt: skip
     whole = sheet(written(run("scienceqa", "protocol.thinking=whole", texts=texts), "vlmevalkit", tmp_path))
     assert whole["prediction"][0] == texts["00000"] and "thinking" not in whole
     part = written(run("scienceqa", "limit=2", "subset.mode=first"), "vlmevalkit", tmp_path)
@@ -175,6 +186,69 @@ def test_files_of_lmms_eval(run: Cells, tmp_path: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())["metrics"]
     shown = json.loads(results.read_text())["results"]["logicvista_reasoning"]
     assert shown == {"alias": "logicvista_reasoning"} | {f"{k},vtpbench": v["value"] for k, v in summary.items()}
+
+
+def test_questions_that_were_not_run(run: Cells, tmp_path: Path) -> None:
+    """lmms-eval scores all questions, so that each needs an answer; VLMEvalKit scores those that are there."""
+    part = run("scienceqa", "limit=2", "subset.mode=first", texts={"00000": "A", "00001": None})
+    with pytest.raises(InputError, match=r"2 of 4 questions were not run.*fill=true"):
+        written(part, "lmms_eval", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    row = written(part, "lmms_eval", tmp_path / "out", fill=True)
+    assert (row["answers"], row["of"], row["failed"]) == (2, 4, 1) and "2 rows that were not asked" in row["note"]
+    assert replies(row) == {0: "A", 1: "", 2: "", 3: ""}
+
+
+def test_of_several_replies_the_first(run: Cells, tmp_path: Path) -> None:
+    folder = run("scienceqa", "repeats=3", "protocol.temperature=1")
+    log = read_log(folder)
+    assert len(log) == 12
+    first = [log[f"0000{i}", 0]["text"] for i in range(4)]
+    assert first != [log[f"0000{i}", 2]["text"] for i in range(4)]
+    lmms, kit = (written(folder, to, tmp_path / to) for to in ("lmms_eval", "vlmevalkit"))
+    assert list(replies(lmms).values()) == first == list(sheet(kit)["prediction"])
+    assert "the first, repeat 0" in lmms["note"] and "the first, repeat 0" in kit["note"]
+    assert lmms["answers"] == kit["answers"] == 4
+
+
+def test_reasoning_aloud_goes_to_its_own_task(run: Cells, tmp_path: Path) -> None:
+    """`mmmu_pro_standard_cot` of lmms-eval scores as `mmmu_pro_standard` does, but is not the same table of results."""
+    aloud = written(run("mmmu_pro_standard", "benchmark=mmmu_pro_standard_cot"), "lmms_eval", tmp_path)
+    assert aloud["task"] == "mmmu_pro_standard_cot" and find(aloud["task"])
+    assert written(run("mmmu_pro_standard"), "lmms_eval", tmp_path)["task"] == "mmmu_pro_standard"
+    verse = written(run("mathverse", "benchmark=mathverse_cot"), "lmms_eval", tmp_path)
+    assert verse["task"] == "mathverse_testmini_reasoning" and find(verse["task"])
+    assert written(run("mathverse"), "lmms_eval", tmp_path)["task"] == "mathverse_testmini"
+    lite = run("mathverse", "benchmark=mathverse_cot", "benchmark.version=text_lite")
+    with pytest.raises(InputError, match="no task for mathverse_cot of version text_lite"):
+        written(lite, "lmms_eval", tmp_path)
+
+
+ODD = {"00000": "a\uffffb\ufffe", "00001": "half \ud800 of one", "00002": "Answer: A\rtail", "00003": "C\r\nD\n"}
+
+
+def test_any_text_can_be_exported(run: Cells, tmp_path: Path) -> None:
+    folder = run("scienceqa", texts=dict(ODD))
+    lmms, kit = (written(folder, to, tmp_path / to) for to in ("lmms_eval", "vlmevalkit"))
+    whole = [text.replace("\ud800", "�") for text in ODD.values()]
+    assert list(replies(lmms).values()) == whole
+    beside = pandas.read_csv(kit["file"].replace(".xlsx", ".tsv"), sep="\t", dtype=str, keep_default_na=False)
+    assert list(beside["prediction"]) == whole  # a row each
+    table = pandas.read_excel(kit["file"], dtype=str, keep_default_na=False)
+    assert list(table["prediction"]) == ["a�b�", *whole[1:]]
+
+
+def test_a_damaged_summary_is_passed_over(run: Cells, tmp_path: Path) -> None:
+    folder = run("scienceqa")
+    (folder / "summary.json").write_text("{")
+    (results,) = Path(written(folder, "lmms_eval", tmp_path)["file"]).glob("*_results.json")
+    assert json.loads(results.read_text())["results"] == {"scienceqa_img": {"alias": "scienceqa_img"}}
+
+
+def replies(row: dict[str, Any]) -> dict[int, str]:
+    """What `from_log` answers, by the row of the data."""
+    (log,) = Path(row["file"]).glob("*_from_log_*.json")
+    return {line["doc_id"]: line["resps"][0][0] for line in json.loads(log.read_text())["logs"]}
 
 
 def test_a_cell_that_went_on_replaces_its_files(run: Cells, tmp_path: Path) -> None:
@@ -258,6 +332,37 @@ def test_the_command(run: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert main(["export", *arguments]) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize("to", KITS)
+def test_references_other_than_those_of_the_run(to: str, run: Cells, tmp_path: Path) -> None:
+    folder = run("scienceqa")
+    (file,) = (tmp_path / "data").rglob("ScienceQA-IMG/test*.parquet")
+    table = parquet.read_table(file)
+    k = table.column_names.index("answer")
+    parquet.write_table(
+        table.set_column(k, table.schema.field(k), pyarrow.array([1, 1, 2, 0], table["answer"].type)), file
+    )
+    with pytest.raises(InputError, match="reference of 00000 was 'A' in the run, and is 'B' in the data"):
+        written(folder, to, tmp_path / "out")
+
+
+def test_data_from_the_hub_are_those_of_the_run(run: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branch may have moved since; the commit has not."""
+    folder, asked = run("scienceqa"), []
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    here = config["benchmark"]["data"]
+    config["benchmark"]["data"], config["data"] = None, {"hub": "x", "revision": "main", "commit": "c0ffee"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def hub(name: str, sources: Sequence[Source], revision: str, data: str | None) -> Files:
+        asked.append((revision, data))
+        return locate(name, sources, revision, here)
+
+    monkeypatch.setattr("harness.benchmarks.table.locate", hub)
+    assert written(folder, "lmms_eval", tmp_path / "out")["answers"] == 4
+    assert written(folder, "lmms_eval", tmp_path / "out", data=here)["answers"] == 4
+    assert set(asked) == {("c0ffee", None), ("main", here)}
 
 
 def test_what_no_kit_has(run: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ def export(
         folders: of the cells.
         to: the kit, one of `KITS`.
         out: folder for the files.
-        fill: answer questions that were not run by an empty text (lmms_eval).
+        fill: answer questions that were not run by an empty text; lmms_eval has to have all of them.
         data: where the benchmark's data lie now, if not where the cells found them.
 
     Raises:

@@ -16,6 +16,9 @@ from harness.runs.errors import InputError
 from harness.runs.log import read_config, read_log
 from harness.runs.summary import Record
 
+SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which no file in UTF-8 can hold."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -41,7 +44,7 @@ class Answers:
     def read(cls, folder: Path, data: str | None) -> Answers:
         """Of a cell's folder; the benchmark is read from `data`, or from where the cell found it. Raises InputError."""
         config = read_config(folder)
-        table = _table(folder, config["benchmark"], data)
+        table = _table(folder, config, data)
         try:
             if table.content_hash() != config["identity"]["data"]["content"]:
                 raise InputError(f"{folder}: the data are not those of the run; benchmark.data= says where those lie")
@@ -51,6 +54,13 @@ class Answers:
         records = {sample: record for (sample, repeat), record in log.items() if repeat == 0}
         if not records:
             raise InputError(f"{folder}: no sample has been run")
+        for entry in table.entries:
+            name, now = entry.facts.id, entry.facts.answer
+            if name in records and records[name]["answer"] != now:
+                was = records[name]["answer"]
+                raise InputError(
+                    f"{folder}: the reference of {name} was {was!r} in the run, and is {now!r} in the data"
+                )
         *_, method, cell = folder.resolve().parts
         label = re.sub(r"[^\w.@+-]+", "_", f"{config['model']['name']}_{method}_{cell}")
         return cls(folder, label, config, table, records, len(records) < len(log))
@@ -63,14 +73,17 @@ class Answers:
     @property
     def notes(self) -> list[str]:
         """What holds for any kit."""
-        return ["only the first of several replies"] if self.repeated else []
+        return ["of several replies to a question the first, repeat 0"] if self.repeated else []
 
 
-def _table(folder: Path, plain: Mapping[str, Any], data: str | None) -> Table:
+def _table(folder: Path, config: Mapping[str, Any], data: str | None) -> Table:
+    plain, commit = config["benchmark"], config.get("data", {}).get("commit")
     params = {key: value for key, value in plain.items() if key not in ("name", "_target_")}
-    benchmark, _ = make_benchmark(
-        Component(plain["name"], plain["_target_"], params | ({"data": data} if data else {}))
-    )
+    if data:
+        params["data"] = data
+    elif commit:  # what a name such as main meant in the run
+        params["revision"] = commit
+    benchmark, _ = make_benchmark(Component(plain["name"], plain["_target_"], params))
     if not isinstance(benchmark, Table):
         raise InputError(f"{folder}: no other kit has {plain['name']}")
     return benchmark

@@ -13,15 +13,29 @@ from typing import Any
 
 from harness.benchmarks.table import Entry
 from harness.runs.errors import InputError
-from harness.runs.export.answers import Answers
+from harness.runs.export.answers import SURROGATES, Answers
 from harness.runs.log import write_atomically
+from harness.runs.overview import read_summary
 from harness.runs.summary import Record, failed
+
+ALOUD = {
+    "mathverse_cot": "mathverse_testmini_reasoning",
+    "mmmu_pro_standard_cot": "mmmu_pro_standard_cot",
+    "mmmu_pro_vision_cot": "mmmu_pro_vision_cot",
+}
+"""Tasks of the benchmarks that ask for reasoning; they cover the default version, and differ from its own task."""
 
 
 def write(answers: Answers, out: Path, fill: bool) -> dict[str, Any]:
     """Write `<time>_samples_<task>.jsonl`, `<time>_results.json` and `<time>_from_log_<task>.json`."""
     name, lines = task(answers), samples(answers)
     asked = len(lines)
+    unasked = len(answers.entries) - asked
+    if unasked and not fill:
+        raise InputError(
+            f"{answers.folder}: {unasked} of {len(answers.entries)} questions were not run, and lmms-eval scores all; "
+            "fill=true exports empty answers to them"
+        )
     missing = sorted(set(range(len(answers.table.selected))) - {line["doc_id"] for line in lines})
     if fill:
         lines += [{"doc_id": i, "target": "", "resps": "", "token_counts": [None], "input": ""} for i in missing]
@@ -36,7 +50,7 @@ def write(answers: Answers, out: Path, fill: bool) -> dict[str, Any]:
         f"{stamp}_from_log_{name}.json": json.dumps(_log(answers, name, lines, time), ensure_ascii=False),
     }
     for file, text in files.items():
-        write_atomically(folder / file, text)
+        write_atomically(folder / file, SURROGATES.sub("�", text))
     for log in folder.glob(f"*_from_log_{name}.json"):  # of this cell, before it went on; it would be read, too
         if log.name not in files:
             for file in files:
@@ -59,7 +73,14 @@ def task(answers: Answers) -> str:
         raise InputError(f"{answers.folder}: lmms-eval has no task for the validation split of ScienceQA")
     if len(table.rows.files.splits) > 1:
         raise InputError(f"{answers.folder}: its data come from several splits, which lmms-eval's task does not number")
-    return table.prompt.partition("lmms:")[2] or table.chosen.task
+    if table.task is not None:
+        return table.task
+    name = answers.config["benchmark"]["name"]
+    if name not in ALOUD:
+        return table.chosen.task
+    if table.chosen is not next(iter(table.known.versions.values())):
+        raise InputError(f"{answers.folder}: lmms-eval has no task for {name} of version {table.version}")
+    return ALOUD[name]
 
 
 def samples(answers: Answers) -> list[dict[str, Any]]:
@@ -90,8 +111,7 @@ def _sample(line: dict[str, Any]) -> str:
 
 def _results(answers: Answers, name: str, asked: int, stamp: str) -> dict[str, Any]:
     """Numbers are ours, and named so: where lmms-eval has its filter, there is "vtpbench"."""
-    file = answers.folder / "summary.json"
-    metrics = json.loads(file.read_text())["metrics"] if file.exists() else {}
+    metrics = read_summary(answers.folder / "summary.json").get("metrics", {})
     values = {f"{metric},vtpbench": found["value"] for metric, found in metrics.items()}
     return {
         "results": {name: {"alias": name, **values}},

@@ -7,6 +7,7 @@ ones refuse an index that their own file lacks.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from harness.benchmarks.rows import Row
 from harness.benchmarks.sets import Facts
 from harness.benchmarks.sets.base import letter
 from harness.runs.errors import InputError
-from harness.runs.export.answers import Answers
+from harness.runs.export.answers import SURROGATES, Answers
 from harness.runs.log import write_atomically
 from harness.runs.summary import Record, failed
 
@@ -25,8 +26,8 @@ FAILED = "Failed to obtain answer via API."
 """What the kit stores for a question whose generation failed, and its scorers look for."""
 LONGEST = 32767
 """Characters that a cell of a spreadsheet can hold."""
-UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-"""Control characters that a spreadsheet cannot hold."""
+UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""Characters that a spreadsheet cannot hold."""
 NAMES = {
     ("mathverse", "all"): "MathVerse_MINI",
     ("mathverse", "text_lite"): "MathVerse_MINI_Text_Lite",
@@ -134,10 +135,11 @@ def _variant(facts: Facts) -> int:
 
 
 def write_tsv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """As the kit's `dump` writes it."""
+    """As the kit's `dump_tsv` writes it: all is quoted, since a bare carriage return would end a row."""
     import pandas
 
-    write_atomically(path, pandas.DataFrame(lines).to_csv(sep="\t", index=False))
+    whole = [{k: SURROGATES.sub("�", v) if isinstance(v, str) else v for k, v in line.items()} for line in lines]
+    write_atomically(path, pandas.DataFrame(whole).to_csv(sep="\t", index=False, quoting=csv.QUOTE_ALL))
 
 
 def write_xlsx(path: Path, lines: Sequence[Mapping[str, Any]]) -> int:
