@@ -32,14 +32,17 @@ def lines(results: Path) -> list[Path]:
 
 
 def content(results: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Every sample of every cell: the first line counts; time and memory are left out."""
+    """Every sample of every cell with its verdict: the first line counts; time and memory are left out."""
     out: dict[tuple[str, str, int], dict[str, Any]] = {}
     for file in lines(results):
+        scores = [json.loads(line) for path in file.parent.glob("scores/*") for line in path.read_text().splitlines()]
+        verdicts = {(line["id"], line["repeat"]): line for line in scores}
         for line in file.read_text().splitlines():
             record = json.loads(line)
             for name in ("prefill_seconds", "decode_seconds", "peak_memory"):
                 del record[name]
             record.get("kv_bytes", {}).pop("allocated", None)
+            record["verdict"] = verdicts[record["id"], record["repeat"]]
             out.setdefault((str(file.parent.relative_to(results)), record["id"], record["repeat"]), record)
     return out
 
