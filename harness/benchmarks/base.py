@@ -68,7 +68,7 @@ class Benchmark(Protocol):
         """All items, in their fixed order. Pictures may be loaded when an item is taken. Raises DataError."""
 
     def content_hash(self) -> str:
-        """Hash of everything that a reply can depend on: prompts, pictures, order."""
+        """Hash of everything that a reply or its verdict can depend on: prompts, pictures, references, meta, order."""
 
     def data_id(self) -> dict[str, Any]:
         """Where the data came from: the hub's commit, or digests of local files; empty for made data."""

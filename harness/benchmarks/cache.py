@@ -40,7 +40,7 @@ def cached(kind: str, key: Any, make: Callable[[], Any]) -> Any:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file, read again only when its size or time of change differ."""
+    """SHA-256 of a file, read again only when its size or times differ."""
 
     def read() -> str:
         with file.open("rb") as opened:
@@ -49,11 +49,11 @@ def file_digest(file: Path) -> str:
     return str(cached("files", stamp(file), read))
 
 
-def stamp(file: Path) -> tuple[str, int, int]:
-    """What tells two states of a file apart without reading it."""
+def stamp(file: Path) -> tuple[str, int, int, int]:
+    """What tells two states of a file apart without reading it. Its mtime can be set at will, its ctime cannot."""
     found = file.resolve()
     stat = found.stat()
-    return str(found), stat.st_size, stat.st_mtime_ns
+    return str(found), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _sha(text: str) -> str:

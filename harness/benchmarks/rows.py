@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gzip
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,10 +57,10 @@ class Rows:
     def picture(self, row: Row, column: str) -> bytes:
         """The file of a picture, as it is. Raises DataError if it is missing, or lies outside the data's folder."""
         data, key = self._pictures[column]
-        value = data[row[key]][column]
+        value = data[row[key]].as_py()
         if isinstance(value, dict):
             value = value["path"] if value["bytes"] is None else value["bytes"]
-        return value if isinstance(value, bytes) else _inside(self.files.root, str(value)).read_bytes()
+        return value if isinstance(value, bytes) else _inside(self.files.root, str(value))
 
     def join(self, other: Rows, column: str, on: str, key: str) -> None:
         """Give each row the picture of the row of `other` whose `key` equals its `on`."""
@@ -79,69 +81,75 @@ def read(files: Files, columns: Mapping[str, Kind]) -> Rows:
     Raises:
         DataError: files that cannot be read, no rows, a column that is missing or of another type.
     """
-    import datasets
+    import pyarrow
 
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said in one line, below
-    parts = {split: _table(paths) for split, paths in files.splits.items()}
-    first = next(iter(parts.values()))
-    types = {field.name: _kind(field.type) for field in first.data.schema}
-    place = str(next(iter(files.splits.values()))[0])
-    _check(types, columns, place)
+    paths = [(split, path) for split, there in files.splits.items() for path in there]
+    tables = [_table(path) for _, path in paths]
+    for (_, path), part in zip(paths, tables, strict=True):
+        _check({field.name: _kind(field.type) for field in part.schema}, columns, str(path))
     try:
-        data = datasets.concatenate_datasets(list(parts.values()))
-    except ValueError as error:
-        raise DataError(f"{files.root}: its splits have different columns: {' '.join(str(error).split())}") from None
-    if not len(data):
-        raise DataError(f"{place} has no rows")
+        data = pyarrow.concat_tables(tables, promote_options="permissive")
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{files.root}: its files have different columns: {_line(error)}") from None
+    types = {field.name: _kind(field.type) for field in data.schema}
     pictures = [name for name, kind in columns.items() if kind == "picture"]
-    plain: list[Row] = data.remove_columns(pictures).data.table.to_pylist()
-    splits = [split for split, part in parts.items() for _ in range(len(part))]
+    plain: list[Row] = data.drop_columns(pictures).to_pylist()
+    splits = [split for (split, _), part in zip(paths, tables, strict=True) for _ in range(len(part))]
     external = False
     for number, row in enumerate(plain):
         row |= {"_row": number, "_split": splits[number]}
     for name in pictures:
-        filled, outside = _filled(data.data.column(name), types[name])
+        filled, outside = _filled(data.column(name), types[name])
         external = external or outside
         for row, there in zip(plain, filled, strict=True):
             row[name] = True if there else "" if types[name] == "string" else None
-    return Rows(plain, types, files, external, {name: (data.select_columns([name]), "_row") for name in pictures})
+    return Rows(plain, types, files, external, {name: (data.column(name), "_row") for name in pictures})
 
 
-def _table(paths: Sequence[Path]) -> Any:
-    import datasets
+def _table(path: Path) -> Any:
+    """One file as it is now. Raises DataError."""
+    import pyarrow
 
-    kind = "parquet" if paths[0].suffix == ".parquet" else "json"
     try:
-        if kind == "parquet" and not sum(_parquet_rows(path) for path in paths):
-            raise DataError(f"{paths[0]} has no rows")
-        data = datasets.load_dataset(kind, data_files=[str(p.absolute()) for p in paths], split="train")
-    except DataError:
-        raise
-    except Exception as error:  # datasets raises what its readers raise, wrapped or not
-        raise DataError(f"{paths[0]} cannot be read: {_line(error.__cause__ or error)}") from None
-    for name, feature in data.features.items():
-        if isinstance(feature, datasets.Image):
-            data = data.cast_column(name, datasets.Image(decode=False))
+        data = _parquet(path) if path.suffix == ".parquet" else _json(path)
+    except Exception as error:  # a damaged file can make its readers raise anything
+        raise DataError(f"{path} cannot be read: {_line(error)}") from None
+    if not len(data):
+        raise DataError(f"{path} has no rows")
+    for i, column in enumerate(data.schema):
+        if pyarrow.types.is_dictionary(column.type):
+            data = data.set_column(i, column.name, data.column(i).cast(column.type.value_type))
     return data
 
 
-def _parquet_rows(path: Path) -> int:
+def _parquet(path: Path) -> Any:
+    """By row groups: a column of pictures in one piece may not be larger than 2 GB."""
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        return int(parquet.read_metadata(path).num_rows)
-    except (OSError, pyarrow.ArrowException) as damage:
-        raise DataError(f"{path} is not a readable parquet file: {_line(damage)}") from None
+    with parquet.ParquetFile(path) as file:
+        groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
+        return pyarrow.concat_tables(groups) if groups else file.schema_arrow.empty_table()
+
+
+def _json(path: Path) -> Any:
+    """A list of objects, or one object a line; texts stay texts, also those that look like dates."""
+    import pyarrow
+
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    text = data.decode("utf-8-sig").strip()
+    rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pyarrow.table({name: pyarrow.array([row.get(name) for row in rows]) for name in names})
 
 
 def _kind(arrow: Any) -> str:
     from pyarrow import types
 
     kinds = {
-        "int": types.is_integer, "binary": lambda t: types.is_binary(t) or types.is_large_binary(t),
-        "string": lambda t: types.is_string(t) or types.is_large_string(t),
+        "int": types.is_integer,
+        "binary": lambda t: types.is_binary(t) or types.is_large_binary(t) or types.is_binary_view(t),
+        "string": lambda t: types.is_string(t) or types.is_large_string(t) or types.is_string_view(t),
         "picture": lambda t: types.is_struct(t) and {"bytes", "path"} == {t.field(i).name for i in range(t.num_fields)},
         "struct": types.is_struct,
         "list": lambda t: types.is_list(t) or types.is_large_list(t), "null": types.is_null,
@@ -173,13 +181,21 @@ def _filled(column: Any, kind: str) -> tuple[list[bool], bool]:
     return [data or path for data, path in zip(inline, outside, strict=True)], any(outside)
 
 
-def _inside(root: Path, name: str) -> Path:
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"picture {name!r} lies outside of {root}")
-    if not path.is_file():
-        raise DataError(f"picture {name!r} is not in {root}")
-    return path
+def _inside(root: Path, name: str) -> bytes:
+    """The file `name` below `root`."""
+    shown = repr(name if len(name) <= 80 else f"{name[:80]}...")
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise DataError(f"picture {shown} lies outside of {root}")
+        if not path.is_file():
+            raise DataError(f"picture {shown} is not in {root}")
+        return path.read_bytes()
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, a loop of links
+        reason = getattr(error, "strerror", None) or _line(error)
+        raise DataError(f"picture {shown} is not the name of a readable file: {reason}") from None
 
 
 def _line(error: BaseException) -> str:

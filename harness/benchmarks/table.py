@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -156,7 +157,9 @@ class Table:
     def _from_template(self) -> list[Prompt]:
         template, out = prompts.compiled(self.prompt), []
         for row, facts in self.facts:
-            context = {k.replace(" ", "_"): v for k, v in row.items() if k[0] != "_" and k not in self.rows.columns}
+            context = {
+                k.replace(" ", "_"): v for k, v in row.items() if not k.startswith("_") and k not in self.rows.columns
+            }
             options = facts.meta.get("options", [])
             context = {"hint": "", "question": "", **facts.meta, **context, "options": options}  # columns as they are
             out.append(Prompt(prompts.laid_out(prompts.render(template, context), self._shown(row), self.pictures)))
@@ -203,27 +206,30 @@ class Table:
         )  # fmt: skip
 
     def content_hash(self) -> str:
-        """SHA-256 over ids, prompts and pictures in order; pictures are read again only if the data files changed."""
+        """SHA-256 over items in order, references included; pictures are read again only if the data files changed."""
         return self._hash
 
     @cached_property
     def _hash(self) -> str:
         if self.rows.external:
             return self._computed()
-        texts = [[e.row["_row"], e.facts.id, e.prompt.system, list(map(repr, e.prompt.parts))] for e in self.entries]
+        texts = [
+            [e.row["_row"], _said(e.facts), e.prompt.system, list(map(repr, e.prompt.parts))] for e in self.entries
+        ]
         stamps = [cache.stamp(file) for file in self.rows.sources]
         return str(cache.cached("content", [texts, stamps], self._computed))
 
     def _computed(self) -> str:
         digest = hashlib.sha256()
         for entry in self.entries:
-            parts = [("id", entry.facts.id.encode()), *(("system", text.encode()) for text in entry.prompt.system)]
+            parts = [("facts", _said(entry.facts)), *(("system", text) for text in entry.prompt.system)]
+            content: list[tuple[str, bytes]] = [(kind, text.encode()) for kind, text in parts]
             for part in entry.prompt.parts:
                 if isinstance(part, Mark):
-                    parts.append(("picture", self.rows.picture(entry.row, part.column)))
+                    content.append(("picture", self.rows.picture(entry.row, part.column)))
                 else:
-                    parts.append(("text", part.encode()))
-            for kind, found in parts:
+                    content.append(("text", part.encode()))
+            for kind, found in content:
                 digest.update(f"{kind} {len(found)}\n".encode() + found)
         return digest.hexdigest()
 
@@ -238,6 +244,11 @@ class Table:
     def evidence(self, item: Item, text: str, runs: Runs) -> float | None:
         """Unknown: these data sets do not say which regions an answer needs."""
         return None
+
+
+def _said(facts: Facts) -> str:
+    """All that a row says, its reference included, as one text."""
+    return json.dumps(asdict(facts), sort_keys=True)
 
 
 class Items(Sequence[Item]):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +105,66 @@ def test_pictures_outside_of_the_folder_stay_closed(tmp_path: Path, name: str) -
         logicvista(file).items()[0]
 
 
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", [base64.b64encode(png(1) * 9).decode(), "a\0b.png", "x" * 400, "loop.png"])
+def test_what_names_no_picture_is_one_short_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "test.jsonl").write_text(json.dumps(problems(1, image=name)[0]))
+    with pytest.raises(DataError, match=r"^picture '.*' is not ") as caught:
+        logicvista(tmp_path).items()[0]
+    shown = str(caught.value).split("' ")[0].removeprefix("picture '")
+    assert shown == repr(name if len(name) < 80 else name[:80] + "...")[1:-1] and "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_files_are_read_as_they_are_now(tmp_path: Path, own_caches: Path) -> None:
+    """Whatever their time of change says, and without a copy."""
+    hashes = []
+    for answer in "AB":
+        file = put(tmp_path / "test.parquet", problems(answer=answer))
+        os.utime(file, (1e9, 1e9))
+        made = logicvista(tmp_path)
+        assert [item.answer for item in made.items()] == [answer] * 3
+        hashes.append((made.data_id()["files"]["test.parquet"], made.content_hash()))
+    assert hashes[0][0] == hashlib.sha256(put(tmp_path / "a", problems(answer="A")).read_bytes()).hexdigest()
+    assert hashes[0][0] != hashes[1][0] and not (own_caches / "datasets").exists()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_texts_of_json_stay_texts(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    row = problems(1, image="1.png", answer="2019-05-01", question="one\u2028line", **{"": 1})[0]
+    lines = [json.dumps(row, ensure_ascii=False), "", json.dumps({**row, "id": "w", "more": "12:30"})]
+    (tmp_path / "test.jsonl").write_text("\ufeff" + "\n".join(lines))
+    items = logicvista(tmp_path).items()
+    assert [(item.answer, item.content) for item in items] == [("2019-05-01", (png(1), "one\u2028line"))] * 2
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("text", [pa.string_view(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_form_of_text(tmp_path: Path, text: pa.DataType) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    rows = problems(2, image="1.png")
+    columns = {k: [row[k] for row in rows] for k in rows[0]}
+    arrays = {k: pa.array(v) if k == "skill" else pa.array(v).cast(text) for k, v in columns.items()}
+    pq.write_table(pa.table(arrays), tmp_path / "test.parquet")
+    assert [(i.id, i.content) for i in logicvista(tmp_path).items()] == [("v0", (png(1), "q")), ("v1", (png(1), "q"))]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_pictures_lie_in_any_part_of_any_file(tmp_path: Path) -> None:
+    """Several files, several row groups, pictures inside and beside."""
+    (tmp_path / "9.png").write_bytes(png(9))
+    for k in range(2):
+        pictures = [{"bytes": png(3 * k + i), "path": None} for i in range(2)] + [{"bytes": None, "path": "9.png"}]
+        rows = [{**row, "id": f"{k}{i}"} for i, row in enumerate(problems(3))]
+        columns = pa.Table.from_pylist([{n: v for n, v in row.items() if n != "image"} for row in rows])
+        columns = columns.append_column("image", pa.array(pictures, PICTURE))
+        pq.write_table(columns, tmp_path / f"test-0000{k}-of-00002.parquet", row_group_size=2)
+    found = [item.content[0] for item in logicvista(tmp_path).items()]
+    assert found == [png(0), png(1), png(9), png(3), png(4), png(9)]
+
+
 def broken(file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"PAR1 this is no parquet file PAR1")
@@ -119,10 +182,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing": (lambda p: p / "x", "x does not exist: data must be a folder or one of .parquet, .jsonl"),
     "empty": (lambda p: p, "has no data files: expected files of config 'default', split 'test'"),
     "kind of file": (lambda p: broken(p / "x.csv"), "x.csv is not one of .parquet"),
-    "damaged": (lambda p: broken(p / "test.parquet"), "test.parquet is not a readable parquet file: "),
+    "damaged": (lambda p: broken(p / "test.parquet"), "test.parquet cannot be read: "),
     "second of two damaged": (
         lambda p: (put(p / "test-1.parquet", problems()), broken(p / "test-2.parquet"))[0].parent,
-        "test-2.parquet is not a readable parquet file: ",
+        "test-2.parquet cannot be read: ",
     ),
     "split": (
         lambda p: (put(p / "train.parquet", problems()), put(p / "dev.parquet", problems()))[0].parent,
@@ -149,6 +212,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "way out": (lambda p: carded(p, SPLIT.format("test", "../test.parquet")), "test.parquet leads out of the folder"),
     "address": (lambda p: carded(p, SPLIT.format("test", "https://x/y")), "https://x/y leads out of the folder"),
     "head of card": (lambda p: carded(p, "  - split: [\n"), "README.md: configs in its head cannot be read: "),
+    "two kinds of columns": (
+        lambda p: (put(p / "test-1.parquet", problems()), put(p / "test-2.parquet", problems(more=1, id=7)))[0].parent,
+        "its files have different columns: ",
+    ),
     "json": (lambda p: broken(p / "test.jsonl"), "test.jsonl cannot be read: "),
 }  # fmt: skip
 

@@ -168,11 +168,23 @@ def test_content_hash_tells_contents_apart(tmp_path: Path) -> None:
         "fewer": lambda: rows[:2],
         "id": lambda: [*rows[:2], {**rows[2], "id": "z"}],
     }
+    edits |= {
+        name: lambda name=name: [*rows[:2], {**rows[2], name: "other"}]  # type: ignore[misc]
+        for name in ("image_source", "category")
+    }
     found = {name: hashed(edit(), tmp_path / name) for name, edit in edits.items()}
-    assert found["same"] == found["answer"], "a reply cannot depend on the reference"
+    assert hashed(rows, tmp_path / "again") == found["same"]
     assert hashed(rows, tmp_path / "other", system="s") not in found.values()
-    assert len(set(found.values())) == len(found) - 1
+    assert len(set(found.values())) == len(found), "other references are other data"
     assert hashed(edits["picture"](), tmp_path / "same") == found["picture"], "written over: the cache is out of date"
+
+
+def test_content_hash_covers_what_rules_need(tmp_path: Path) -> None:
+    rows = [{"question_id": 1, "question": "q", "answers": ["dog"] * 7 + [last] * 3} for last in ("cat", "cow")]
+    files = [write(tmp_path / str(i) / "validation.parquet", "textvqa", [row]) for i, row in enumerate(rows)]
+    made = [table("textvqa", file, prompt=ASK) for file in files]
+    assert made[0].items()[0].answer == made[1].items()[0].answer == "dog"
+    assert made[0].content_hash() != made[1].content_hash()
 
 
 def test_content_hash_is_the_same_in_other_processes(tmp_path: Path, own_caches: Path) -> None:
