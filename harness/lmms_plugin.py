@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
+from lmms_eval.models import MODEL_REGISTRY_V2
 from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -33,6 +36,19 @@ from pruners.base import PrunerError
 Message = Mapping[str, Any]
 GROUPS = ("model", "pruner", "addon", "engine", "executor")
 KEYS = (*GROUPS, "keep", "tokens", "seed", "protocol.system", "benchmark.lmms_model")
+NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "max_new_tokens": (lambda n: n >= 1 and n.is_integer(), "a whole number of at least 1"),
+    "temperature": (math.isfinite, "a number (0: greedy)"),
+    "top_p": (lambda n: n <= 1, "a number of at most 1 (0 or less: off)"),
+    "top_k": (float.is_integer, "a whole number (0 or less: off)"),
+    "repetition_penalty": (lambda n: n > 0, "a number above 0"),
+    "presence_penalty": (math.isfinite, "a number"),
+    "seed": (float.is_integer, "a whole number"),
+    "num_beams": (lambda n: n == 1, "1: vtpbench has no beam search"),
+}
+"""Generation parameters that are numbers, and what they may be."""
+PASSED_OVER = ("until", "do_sample")
+"""Those that the adapters ignore; lmms-eval gives `until` to every task."""
 GRID = "lmms-eval runs one model at a time: give each key of model_args one value; a comma ends an argument"
 
 
@@ -69,7 +85,7 @@ class VTPBench(lmms):  # type: ignore[misc]
         except (PrunerError, Skip) as error:
             raise InputError(str(error)) from None
         self.decoding = make_decoding(self.config, None)
-        self.devices = (device,) if device else tuple(find_devices(self.config.executor.gpus))
+        self.devices = (_device(device),) if device else tuple(find_devices(self.config.executor.gpus))
         self.traces = Path(traces) if traces else None
         if self.traces:
             self._keep([])
@@ -119,18 +135,36 @@ class VTPBench(lmms):  # type: ignore[misc]
     def _decoding(self, wanted: Mapping[str, Any]) -> Decoding:
         """A task's generation parameters as the adapters qwen3_vl, internvl_hf and llava read them.
 
-        They sample if the temperature is above 0, whatever do_sample says, and ignore `until`.
+        They sample if the temperature is above 0, whatever do_sample says, and ignore `until`. Numbers may be written
+        as texts. Raises InputError.
         """
-        if wanted.get("num_beams", 1) not in (1, None):
-            raise NotImplementedError(f"num_beams={wanted['num_beams']}: vtpbench has no beam search")
-        longest = int(wanted.get("max_new_tokens") or self.decoding.max_new_tokens)
-        temperature = wanted.get("temperature") or 0
-        if temperature <= 0:
-            return replace(self.decoding, max_new_tokens=longest)
-        return replace(
-            self.decoding, max_new_tokens=longest, temperature=temperature, seed=self.config.seed,
-            top_p=1.0 if wanted.get("top_p") is None else wanted["top_p"], top_k=wanted.get("top_k") or 0,
+        given = {key: value for key, value in wanted.items() if value is not None}
+        numbers = {key: _number(key, given[key]) for key in NUMBERS if key in given}
+        for key in sorted(given.keys() - {*NUMBERS, *PASSED_OVER, "stop"}):
+            self._tell(f"gen_kwargs {key} is ignored: vtpbench knows {', '.join((*NUMBERS, 'stop'))}")
+        ours = self.decoding
+        greedy = replace(
+            ours, max_new_tokens=int(numbers.get("max_new_tokens", ours.max_new_tokens)),
+            repetition_penalty=numbers.get("repetition_penalty", ours.repetition_penalty),
+            presence_penalty=numbers.get("presence_penalty", ours.presence_penalty),
+            stop=_texts(given.get("stop", ours.stop)),
         )  # fmt: skip
+        temperature = numbers.get("temperature", 0.0)
+        if temperature <= 0:
+            return greedy
+        if str(given.get("do_sample")).lower() == "false":
+            self._tell(f"do_sample=False gives way to temperature={temperature:g}, as in lmms-eval's adapters")
+        top_p, top_k = numbers.get("top_p", 1.0), int(numbers.get("top_k", 0))
+        return replace(
+            greedy, temperature=temperature, seed=int(numbers.get("seed", self.config.seed)),
+            top_p=top_p if top_p > 0 else 1.0, top_k=max(top_k, 0),
+        )  # fmt: skip
+
+    def _tell(self, what: str) -> None:
+        """Warn once."""
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(what)
 
     def _requests(
         self, requests: Sequence[Instance], numbers: Sequence[int], asked: dict[tuple[str, int], int],
@@ -162,12 +196,10 @@ class VTPBench(lmms):  # type: ignore[misc]
         variants = getattr(owner, "lmms_eval_specific_kwargs", None) or {}
         if adapter == "default" or not isinstance(variants.get(adapter), Mapping):
             return doc_to_messages
-        if task not in self._told:
-            self._told.add(task)
-            logger.warning(
-                f"{task} is asked by its prompt for {adapter}, although the input that lmms-eval logs is the default "
-                "one; benchmark.lmms_model=default asks by that"
-            )
+        self._tell(
+            f"{task} is asked by its prompt for {adapter}, although the input that lmms-eval logs is the default one; "
+            "benchmark.lmms_model=default asks by that"
+        )
         ours = copy.copy(owner)
         ours.lmms_eval_specific_kwargs = variants[adapter]
         worded: Callable[..., list[Message]] = ours.doc_to_messages
@@ -199,7 +231,40 @@ def configure(arguments: Mapping[str, Any]) -> RunConfig:
     found = compose_all([*texts, "protocol=lmms_eval", "protocol.strict=false"], Configs.find())
     if len(found) != 1:
         raise InputError(f"model_args span {len(found)} cells: {GRID}")
-    return parse_config(found[0])
+    config = parse_config(found[0])
+    adapter = config.benchmark.params.get("lmms_model", "default")
+    if adapter not in ("default", *MODEL_REGISTRY_V2.list_model_names()):
+        raise InputError(f"benchmark.lmms_model={adapter}: lmms-eval has no such model; default, qwen3_vl, llava, ...")
+    return config
+
+
+def _device(name: str) -> str:
+    """The name, once torch has put something there. Raises InputError."""
+    try:
+        torch.empty(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device={name} cannot be used: {str(error).partition(chr(10))[0]}") from None
+    return name
+
+
+def _number(key: str, value: Any) -> float:
+    """A generation parameter, also if it is written as text. Raises InputError."""
+    fits, says = NUMBERS[key]
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and fits(number)):
+        raise InputError(f"gen_kwargs {key}={value} must be {says}")
+    return number
+
+
+def _texts(stop: Any) -> tuple[str, ...]:
+    """Stop strings, of which there may be one alone. Raises InputError."""
+    found = (stop,) if isinstance(stop, str) else stop
+    if not (isinstance(found, list | tuple) and all(isinstance(text, str) and text for text in found)):
+        raise InputError(f"gen_kwargs stop={stop} must be a text or a list of texts")
+    return tuple(found)
 
 
 def _text(value: Any) -> str:

@@ -238,8 +238,58 @@ def test_generation_parameters_are_read_as_the_adapters_do() -> None:
     assert lm._decoding({"max_new_tokens": 7, "temperature": 0, "top_p": 0}) == Decoding(max_new_tokens=7)
     sampled = {"temperature": 0.2, "top_p": None, "do_sample": False, "num_beams": 1}  # as mmvet has it
     assert lm._decoding(sampled) == Decoding(max_new_tokens=128, temperature=0.2, seed=5)
-    with pytest.raises(NotImplementedError, match="num_beams=4"):
-        lm._decoding({"num_beams": 4})
+    off = {"temperature": "0.7", "top_p": -1, "top_k": -1, "max_new_tokens": "6"}  # as vLLM has them off
+    assert lm._decoding(off) == Decoding(max_new_tokens=6, temperature=0.7, seed=5)
+    assert lm._decoding(off | {"top_p": "0"}) == lm._decoding(off | {"top_p": 1.0, "top_k": 0})
+    filters = {"temperature": 1, "top_p": "0.9", "top_k": 20.0, "seed": 9}
+    assert lm._decoding(filters) == Decoding(max_new_tokens=128, temperature=1, top_p=0.9, top_k=20, seed=9)
+    penalties = {"repetition_penalty": 1.1, "presence_penalty": "0.5"}
+    assert lm._decoding(penalties) == Decoding(max_new_tokens=128, repetition_penalty=1.1, presence_penalty=0.5)
+    assert lm._decoding({"stop": "Q:"}).stop == ("Q:",) and lm._decoding({"stop": ["a", "b"]}).stop == ("a", "b")
+    assert lm._decoding(dict.fromkeys(["max_new_tokens", "temperature", "num_beams", "stop", "x"])) == lm._decoding({})
+
+
+@pytest.mark.parametrize(
+    ("generation", "says"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be a whole number of at least 1"),
+        ({"max_new_tokens": -3}, "max_new_tokens=-3"),
+        ({"max_new_tokens": 7.5}, "max_new_tokens=7.5"),
+        ({"max_new_tokens": True}, "max_new_tokens=True"),
+        ({"max_new_tokens": "many"}, "max_new_tokens=many"),
+        ({"temperature": "warm"}, "temperature=warm must be a number"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": [1]}, r"temperature=\[1\]"),
+        ({"temperature": 1, "top_p": 1.5}, "top_p=1.5 must be"),
+        ({"temperature": 1, "top_k": 0.5}, "top_k=0.5 must be a whole number"),
+        ({"top_k": float("inf")}, "top_k=inf"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0 must be a number above 0"),
+        ({"num_beams": 4}, "num_beams=4 must be 1: vtpbench has no beam search"),
+        ({"stop": [""]}, "stop="),
+        ({"stop": 5}, "stop=5 must be a text"),
+    ],
+    ids=str,
+)
+def test_generation_parameters_that_cannot_be(generation: dict[str, Any], says: str) -> None:
+    """All of them are read before the first reply is made."""
+    with pytest.raises(InputError, match=says) as error:
+        ask(model(), [[turn("What?")]] * 2, each=[{"max_new_tokens": 1}, generation])
+    assert "gen_kwargs" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_ignored_is_said_once() -> None:
+    lines: list[str] = []
+    lm = model()
+    sink = logger.add(lambda message: lines.append(str(message)), level="WARNING")
+    try:
+        for _ in range(2):
+            lm._decoding({"until": ["\n\n"], "do_sample": False, "length_penalty": 2, "image_aspect_ratio": "original"})
+            lm._decoding({"temperature": 0.2, "do_sample": False})
+    finally:
+        logger.remove(sink)
+    assert len(lines) == 3
+    for what in ("length_penalty is ignored", "image_aspect_ratio is ignored", "do_sample=False gives way"):
+        assert [line for line in lines if what in line]
 
 
 @pytest.mark.parametrize(
@@ -268,11 +318,23 @@ def test_each_family_stands_for_its_adapter(name: str, adapter: str, longest: in
         ("model=tiny_qwen3_vl,pruner=fastv,pruner.layer=99", "layer 99 does not fit"),
         ("model=tiny_qwen3_vl,pruner=none,addon=dstp", "an add-on needs a method"),
         ("model=tiny_qwen3_vl,traces=/dev/null/x", "traces="),
+        ("model=tiny_qwen3_vl,benchmark.lmms_model=nonsense", "lmms_model=nonsense: lmms-eval has no such model"),
     ],
 )
 def test_model_args_that_cannot_be(arguments: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         VTPBench.create_from_arg_string(arguments + ",executor.gpus=none", {"batch_size": 1, "device": None})
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:x", ""])
+def test_devices(device: str) -> None:
+    """They are tried when the model is made; lmms-eval gives nothing, or an empty text, where the user names none."""
+    if not device:
+        assert model(device=device).devices == ("cpu",)
+        return
+    with pytest.raises(InputError, match=f"device={device} cannot be used: .") as error:
+        model(device=device)
+    assert "\n" not in str(error.value)
 
 
 def test_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
