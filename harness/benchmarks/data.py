@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,9 +19,12 @@ from urllib.request import getproxies
 
 import yaml
 
+from harness.benchmarks.cache import file_digest
 from harness.benchmarks.errors import DataError
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "testdev", "test", "testmini")
+"""Words by which a file's name says its split."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def locate(name: str, sources: Sequence[Source], revision: str, data: str | None
     """
     if data is None:
         return _hub(name, sources[0], revision)
-    path, problems = Path(data).expanduser(), []
+    path, problems = _given(str(data)), []
     for source in sources:
         try:
             return _local(path, source)
@@ -66,16 +70,30 @@ def locate(name: str, sources: Sequence[Source], revision: str, data: str | None
     raise problems[0]
 
 
+def _given(data: str) -> Path:
+    """The place that a user names."""
+    shown = repr(data if len(data) < 250 else f"{data[:80]}...").strip("'") or "an empty path"
+    try:
+        path = Path(data).expanduser()
+        if data and path.stat():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, ~nobody
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise DataError(f"{shown} is no path: {getattr(error, 'strerror', None) or error}") from None
+    raise DataError(f"{shown} does not exist: data must be a folder or one of {', '.join(SUFFIXES)}")
+
+
 def _local(path: Path, source: Source) -> Files:
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise DataError(f"{path} is not one of {', '.join(SUFFIXES)}")
-        return Files(path.parent, {_split_of(path, source) or source.splits[0]: [path]})
-    if not path.is_dir():
-        raise DataError(f"{path} does not exist: data must be a folder or one of {', '.join(SUFFIXES)}")
+        if _other(path, source):
+            raise DataError(f"{path} is not of split {source.splits[0]!r}, as its name says")
+        return Files(path.parent, {_split_of(path.name, source) or source.splits[0]: [path]})
     splits = _by_readme(path, source) or _by_names(path, source)
     for files in splits.values():
         _check_shards(files)
+        _check_copies(files)
     return Files(path, splits)
 
 
@@ -97,7 +115,7 @@ def _by_readme(path: Path, source: Source) -> dict[str, list[Path]]:
         raise DataError(
             f"{path / 'README.md'} has no split {source.splits[0]!r} of {known[0]!r}; it has: {', '.join(splits)}"
         )
-    found = {split: sorted(f for p in patterns for f in path.glob(p)) for split, patterns in wanted.items()}
+    found = {split: _data_files(path, patterns) for split, patterns in wanted.items()}
     for split, files in found.items():
         if not files:
             raise DataError(f"{path} lacks the files of split {split!r}: {', '.join(wanted[split])}")
@@ -112,7 +130,7 @@ def _declared(readme: Path) -> dict[str, dict[str, list[str]]]:
     try:
         card = yaml.safe_load(head[1]) if head else None
         configs = (card or {}).get("configs") or []
-        return {c["config_name"]: _patterns(c["data_files"]) for c in configs if "data_files" in c}
+        return {str(c["config_name"]): _patterns(c["data_files"]) for c in configs if "data_files" in c}
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{readme}: configs in its head cannot be read: {' '.join(str(error).split())}") from None
 
@@ -122,25 +140,35 @@ def _patterns(data_files: Any) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     for entry in data_files if isinstance(data_files, list) else [data_files]:
         split, found = (entry["split"], entry["path"]) if isinstance(entry, dict) else ("train", entry)
-        splits.setdefault(split, []).extend([found] if isinstance(found, str) else found)
+        splits.setdefault(str(split), []).extend([found] if isinstance(found, str) else found)
     for pattern in (p for patterns in splits.values() for p in patterns):
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts or "://" in pattern:
             raise ValueError(f"{pattern} leads out of the folder")
+        if not Path(pattern).parts or any("**" in part and part != "**" for part in Path(pattern).parts):
+            raise ValueError(f"{pattern!r} is no pattern of files")
     return splits
+
+
+def _data_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Files that any of the patterns fits, each once; hidden ones (`.ipynb_checkpoints`, `__MACOSX`) are none."""
+    found = {file for pattern in patterns for file in folder.glob(pattern)}
+    return sorted(
+        f for f in found if f.is_file() and not any(p.startswith((".", "__")) for p in f.relative_to(folder).parts)
+    )
 
 
 def _by_names(path: Path, source: Source) -> dict[str, list[Path]]:
     """Files whose names, or whose folders' names, begin with the split; or all, if they belong to one split only."""
     folder = path / source.config if (path / source.config).is_dir() else path
-    files = sorted(f for f in folder.rglob("*") if f.name.endswith(SUFFIXES) and f.is_file())
-    splits: dict[str, list[Path]] = {}
-    for file in files:
-        split = _split_of(file, source)
-        if split is not None:
-            splits.setdefault(split, []).append(file)
+    files = [f for f in _data_files(folder, ["**/*"]) if f.name.endswith(SUFFIXES)]
+    there = {f: _split_of(f.name, source) for f in files}
+    if not any(there.values()):  # only then may a folder's name stand for those of its files
+        told = {f.parent for f in files if _other(f, source)}
+        there = {f: None if f.parent in told else _split_of(f"{f.parent.name}.", source) for f in files}
+    splits = {s: [f for f in files if there[f] == s] for s in source.splits if s in there.values()}
     if splits:
-        return {split: splits[split] for split in source.splits if split in splits}
-    if files and len({re.split(r"[-.]", f.name)[0] for f in files}) == 1:
+        return splits
+    if files and len({re.split(r"[-.]", f.name)[0] for f in files}) == 1 and not _other(files[0], source):
         return {source.splits[0]: files}
     found = ", ".join(str(f.relative_to(path)) for f in files[:4]) or "no data files"
     raise DataError(
@@ -149,14 +177,19 @@ def _by_names(path: Path, source: Source) -> dict[str, list[Path]]:
     )
 
 
-def _split_of(file: Path, source: Source) -> str | None:
+def _split_of(name: str, source: Source) -> str | None:
+    """The wanted split that a name begins with."""
     begins = dict(zip(source.files or source.splits, source.splits, strict=True))
     if len(source.splits) == 1:
         begins.setdefault(source.config, source.splits[0])
-    for name in (re.split(r"[-.]", file.name)[0], file.parent.name):
-        if name in begins:
-            return begins[name]
-    return None
+    return next((split for begin, split in begins.items() if re.match(rf"{re.escape(begin)}[-.]", name)), None)
+
+
+def _other(file: Path, source: Source) -> bool:
+    """Whether a file's name says a split that is not wanted; "test" may stand for testmini, "val" for validation."""
+    word = re.split(r"[-._]", file.name)[0].lower()
+    wanted = word not in SPLITS or any(split.startswith(word) for split in (*source.splits, *source.files))
+    return _split_of(file.name, source) is None and not wanted
 
 
 def _check_shards(files: list[Path]) -> None:
@@ -169,6 +202,15 @@ def _check_shards(files: list[Path]) -> None:
                 raise DataError(f"{files[0].parent} lacks {name}, one of {int(m[3])} parts")
 
 
+def _check_copies(files: list[Path]) -> None:
+    """The same rows twice would be other items than the benchmark's."""
+    sizes = Counter(file.stat().st_size for file in files)
+    seen: dict[str, Path] = {}
+    for file in files:
+        if sizes[file.stat().st_size] > 1 and seen.setdefault(digest := file_digest(file), file) != file:
+            raise DataError(f"{file} is a copy of {seen[digest]}: one of them must go")
+
+
 @cache
 def _unreachable() -> str | None:
     """Why the hub is out of reach; asked once, because its client retries every file for a minute."""
@@ -178,8 +220,9 @@ def _unreachable() -> str | None:
         return "HF_HUB_OFFLINE=1"
     address = urlsplit(constants.ENDPOINT)
     try:
-        if not getproxies():
-            socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+        if not {"http", "https", "all"} & getproxies().keys():
+            port = address.port or (80 if address.scheme == "http" else 443)
+            socket.create_connection((address.hostname or "", port), timeout=5).close()
     except OSError:
         return "no connection"
     return None

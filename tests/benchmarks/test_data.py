@@ -64,7 +64,7 @@ def test_every_layout_gives_the_same_items(tmp_path: Path) -> None:
     put(tmp_path / "folder" / "test" / "part.parquet", rows)
     put(tmp_path / "config" / "default" / "test.parquet", rows)
     put(tmp_path / "config" / "other" / "test.parquet", problems(5))
-    put(tmp_path / "alone" / "validation-1.parquet", rows)
+    put(tmp_path / "alone" / "mine-1.parquet", rows)
     put(tmp_path / "card" / "x" / "mine.parquet", rows)
     put(tmp_path / "card" / "train.parquet", problems(5))
     files = '  - split: train\n    path: "train.parquet"\n  - split: test\n    path: ["x/*.parquet"]\n'
@@ -212,6 +212,33 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "way out": (lambda p: carded(p, SPLIT.format("test", "../test.parquet")), "test.parquet leads out of the folder"),
     "address": (lambda p: carded(p, SPLIT.format("test", "https://x/y")), "https://x/y leads out of the folder"),
     "head of card": (lambda p: carded(p, "  - split: [\n"), "README.md: configs in its head cannot be read: "),
+    "single file of another split": (
+        lambda p: put(p / "train-00000-of-00001.parquet", problems()), "parquet is not of split 'test', as its name s",
+    ),
+    "alone, of another split": (
+        lambda p: put(p / "validation-1.parquet", problems()).parent, "has validation-1.parquet: expected files of con",
+    ),
+    "folder's name against the files'": (
+        lambda p: [put(p / "test" / f"{name}.parquet", problems()) for name in ("train", "dev")][0].parent,
+        "has dev.parquet, train.parquet: expected files of config 'default', split 'test'",
+    ),
+    "copy": (
+        lambda p: (put(p / "test-1.parquet", problems()), put(p / "test-2.parquet", problems()))[0].parent,
+        "test-2.parquet is a copy of .*test-1.parquet: one of them must go",
+    ),
+    "long path": (lambda p: p / ("a" * 300), r"aaa\.\.\. is no path: File name too long"),
+    "nobody's home": (lambda p: Path("~nobody-at-all/x"), "~nobody-at-all/x is no path: "),
+    "zero byte": (lambda p: p / "a\0b", "is no path: "),
+    "pattern: empty": (lambda p: carded(p, SPLIT.format("test", "")), "cannot be read: '' is no pattern of files"),
+    "pattern: .": (lambda p: carded(p, SPLIT.format("test", ".")), "cannot be read: '.' is no pattern of files"),
+    "pattern: **x": (lambda p: carded(p, SPLIT.format("test", "test**")), r"read: 'test\*\*' is no pattern of files"),
+    "pattern: a number": (lambda p: carded(p, "  - split: test\n    path: 5\n"), "README.md: configs in its head cann"),
+    "config: a number": (
+        lambda p: carded(p, SPLIT.format("test", "x") + "- config_name: 2\n  data_files: y\n", "1"), "it has: 1, 2",
+    ),
+    "split: a number": (
+        lambda p: carded(p, SPLIT.format("1", "x") + SPLIT.format("2", "x")), "'test' of 'default'; it has: 1, 2",
+    ),
     "two kinds of columns": (
         lambda p: (put(p / "test-1.parquet", problems()), put(p / "test-2.parquet", problems(more=1, id=7)))[0].parent,
         "its files have different columns: ",
@@ -227,6 +254,39 @@ def test_bad_data_is_one_line(tmp_path: Path, case: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         logicvista(make(tmp_path)).content_hash()
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 800
+
+
+@pytest.mark.usefixtures("no_network")
+def test_each_split_is_told_by_the_names_of_its_files(tmp_path: Path) -> None:
+    """The folder is named as the configuration is, which says nothing about splits."""
+    rules = {"rule": "scienceqa.llava", "lenient": "letter.lenient", "prompt": "q"}
+    picture = {"bytes": png(1), "path": None}
+    splits = {"train": ["a", "b"], "validation": ["c", "d"], "test": ["e", "f"]}
+    for split, choices in splits.items():
+        row = {"image": picture, "question": "q", "choices": choices, "answer": 1, "hint": "", "subject": "s"}
+        put(tmp_path / "ScienceQA-IMG" / f"{split}-00000-of-00001.parquet", [row])
+    for version, split in (("img", "test"), ("img_val", "validation")):
+        for folder in (tmp_path, tmp_path / "ScienceQA-IMG"):
+            items = Table(set="scienceqa", version=version, data=str(folder), **rules).items()  # type: ignore[arg-type]
+            assert [item.meta["options"] for item in items] == [splits[split]]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_each_file_counts_once_and_hidden_ones_never(tmp_path: Path) -> None:
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "x/.cache"):
+        put(tmp_path / hidden / "test.parquet", problems(5))
+    put(tmp_path / "._test.parquet", problems(5))
+    put(tmp_path / "test.parquet", problems())
+    assert ids(tmp_path) == ["v0", "v1", "v2"]
+    files = '  - split: test\n    path: ["test.*", "*.parquet", "**/*.parquet"]\n'
+    (tmp_path / "README.md").write_text(CARD.format(config="default", files=files))
+    assert ids(tmp_path) == ["v0", "v1", "v2"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_empty_path_is_not_this_folder() -> None:
+    with pytest.raises(DataError, match="an empty path does not exist"):
+        Table(set="pope", data="", rule="pope.lmms", lenient="yesno.lenient").items()[0]
 
 
 @pytest.mark.usefixtures("no_network")
@@ -264,6 +324,36 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     data._unreachable.cache_clear()
     with pytest.raises(DataError, match=r"cannot be reached \(no connection\): give benchmark.data="):
         logicvista(None).items()[0]
+    data._unreachable.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "proxies", "asked"),
+    [
+        ("http://hub.example", {"no": "x"}, [("hub.example", 80)]),
+        ("https://hub.example", {"ftp": "http://p"}, [("hub.example", 443)]),
+        ("http://hub.example:81", {}, [("hub.example", 81)]),
+        ("https://hub.example", {"https": "http://p"}, []),
+        ("https://hub.example", {"all": "http://p"}, []),
+    ],
+)
+def test_where_the_hub_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, proxies: dict[str, str], asked: list[tuple[str, int]]
+) -> None:
+    from huggingface_hub import constants
+
+    tried: list[tuple[str, int]] = []
+
+    def refuse(address: tuple[str, int], **kwargs: Any) -> None:
+        tried.append(address)
+        raise OSError("no route")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(data, "getproxies", lambda: proxies)
+    data._unreachable.cache_clear()
+    assert data._unreachable() == ("no connection" if asked else None) and tried == asked
     data._unreachable.cache_clear()
 
 
