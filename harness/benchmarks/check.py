@@ -79,4 +79,5 @@ def _pictures(table: Table) -> dict[str, Any]:
                     opened += 1
         except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
             damage = damage or f"; item {entry.facts.id}: {' '.join(str(error).split())}"
-    return _row("pictures", "readable", f"{opened} opened{damage}", not damage)
+    none = not opened and table.chosen.pictures is not False
+    return _row("pictures", "readable", f"{opened} opened{damage}", not damage and not none)

@@ -82,12 +82,23 @@ def load(task: str, model: str, rows: Rows) -> tuple[Any, dict[str, Any]]:
             """Nothing is scored."""
 
     config = load_yaml_config(yaml_path=str(find(task)), mode="full")
+    known(model, config)
     stops = "until" in (config.get("generation_kwargs") or {})
     made = Ours(config=config, model_name=model)
     generation = dict(made.config.generation_kwargs or {})
     if not stops:
         generation.pop("until", None)
     return made, generation
+
+
+def known(model: str, config: dict[str, Any]) -> None:
+    """Refuses a name that neither the task nor lmms-eval knows: its prompt would silently be the default one."""
+    from lmms_eval.models import AVAILABLE_CHAT_TEMPLATE_MODELS, AVAILABLE_SIMPLE_MODELS
+
+    keyed = [config.get(name) or {} for name in ("lmms_eval_specific_kwargs", "model_specific_generation_kwargs")]
+    variants = {"default", *(name for found in keyed for name, value in found.items() if isinstance(value, dict))}
+    if model not in {*variants, *AVAILABLE_CHAT_TEMPLATE_MODELS, *AVAILABLE_SIMPLE_MODELS}:
+        raise LookupError(f"no model {model!r}; the task has variants for {', '.join(sorted(variants))}")
 
 
 def document(row: dict[str, Any], pictures: list[str]) -> dict[str, Any]:

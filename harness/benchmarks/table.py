@@ -132,6 +132,9 @@ class Table:
                 found.append((row, facts))
             if facts is not None and not facts.answer:
                 raise DataError(f"{self._place}, row {row['_row']} has no answer: it cannot be scored")
+            if facts is not None and self.chosen.pictures not in (None, any(row[c] for c in self.rows.columns)):
+                wrong = "no picture" if self.chosen.pictures else "a picture, but this version is without"
+                raise DataError(f"{self._place}, row {row['_row']} has {wrong}")
         if not found:
             raise DataError(f"{self._place} has no rows with {f'{where[0]} {where[1]!r}' if where else 'an answer'}")
         count = Counter(facts.id for _, facts in found)

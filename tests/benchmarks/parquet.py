@@ -84,7 +84,8 @@ LOCAL: dict[str, list[tuple[str, str, int, Make]]] = {
     "mathverse": [
         ("testmini.parquet", "mathverse_testmini", 10,
          lambda i: {"sample_index": str(i + 1), "problem_index": str(i // 5), "problem_version": VERSIONS[i % 5]}),
-        ("testmini_text_only.parquet", "mathverse_text_only", 3, lambda i: {"image": ""}),
+        ("testmini_text_only.parquet", "mathverse_text_only", 3,
+         lambda i: {"image": "", "problem_version": "Text Only"}),
     ],
     "wemath": [("testmini-00000-of-00001.parquet", "wemath", 7, _problem)],
     "dynamath": [
@@ -99,7 +100,8 @@ LOCAL: dict[str, list[tuple[str, str, int, Make]]] = {
         ("standard (10 options)/test-00000-of-00001.parquet", "mmmu_pro_standard", 4, _parts),
     ],
     "mmmu_pro_vision": [
-        ("vision/test-00000-of-00001.parquet", "mmmu_pro_vision", 3, lambda i: {"options": "['x', 'y']"}),
+        ("vision/test-00000-of-00001.parquet", "mmmu_pro_vision", 3,
+         lambda i: {"options": "['x', 'y']", "answer": "A"}),
     ],
     "gqa": [
         ("testdev_balanced_instructions/testdev-00000-of-00001.parquet", "gqa_instructions", 6,

@@ -219,7 +219,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: put(p / "validation-1.parquet", problems()).parent, "has validation-1.parquet: expected files of con",
     ),
     "folder's name against the files'": (
-        lambda p: [put(p / "test" / f"{name}.parquet", problems()) for name in ("train", "dev")][0].parent,
+        lambda p: (put(p / "test" / "dev.parquet", problems()), put(p / "test" / "train.parquet", []))[0].parent,
         "has dev.parquet, train.parquet: expected files of config 'default', split 'test'",
     ),
     "copy": (

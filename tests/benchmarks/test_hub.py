@@ -92,7 +92,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 def put(hub: Hub, file: Path) -> None:
     """One problem, in a file of the repository."""
-    write(hub.folder / file, "wemath", [{"ID": "2steps_1", "key": "2steps_1"}])
+    write(hub.folder / file, "wemath", [{"ID": "2steps_1", "key": "2steps_1", "option": "A. 1; B. 2", "answer": "A"}])
 
 
 CODE = """

@@ -25,7 +25,7 @@ def asked(config: str, kind: str, folder: Path, row: dict[str, Any]) -> tuple[An
 
 @needs_schemas
 def test_wemath_asks_as_wemath_cot_does(tmp_path: Path) -> None:
-    row = {"question": "How much?", "option": "A. 1; B. 2 ;C. 3", "key": "2steps_1"}
+    row = {"question": "How much?", "option": "A. 1; B. 2 ;C. 3", "answer": "A", "key": "2steps_1"}
     assert asked("wemath", "wemath", tmp_path, row) == (
         "picture",
         "Question: How much?\nOptions:\nA. 1\nB. 2\nC. 3\n\n"
@@ -74,7 +74,7 @@ def test_dynamath_asks_with_its_guide(kind: str, wanted: str, tmp_path: Path) ->
 )
 def test_mmmu_pro_puts_pictures_at_their_marks(config: str, post: str, tmp_path: Path) -> None:
     rest = {f"image_{k}": None for k in range(3, 8)}
-    row = {"question": "Is <image 2> like <image 1>?", "options": "['yes', 'no, <image 2>']", **rest}
+    row = {"question": "Is <image 2> like <image 1>?", "options": "['yes', 'no, <image 2>']", "answer": "A", **rest}
     wanted = ("Is ", "picture", " like ", "picture", "?\nA. yes\nB. no, ", "picture", f"\n\n{post}")
     assert asked(config, "mmmu_pro_standard", tmp_path, row) == wanted
 
@@ -146,6 +146,10 @@ def test_what_lmms_eval_cannot_do_is_one_line(tmp_path: Path, monkeypatch: pytes
     local(tmp_path, "pope")
     with pytest.raises(DataError, match=r"prompts of nope: LookupError: lmms-eval has no task 'nope'$"):
         table("pope", tmp_path, prompt="lmms:nope").items()[0]
+    for model in ("qwen3_vl", "qwen_vl"):  # a model without a variant of its own, and a variant
+        assert table("pope", tmp_path, lmms_model=model).items()[0].content[1]
+    with pytest.raises(DataError, match=r"prompts of pope: LookupError: no model 'qwen3vl'; the task has .*default"):
+        table("pope", tmp_path, lmms_model="qwen3vl").items()[0]
     monkeypatch.setattr(prompts, "LMMS_SECONDS", 0.01)
     with pytest.raises(DataError, match=r"lmms-eval took more than 0.01 s for the prompts of pope"):
         table("pope", tmp_path).items()[0]

@@ -129,7 +129,7 @@ def test_pictures_of_gqa_are_joined(tmp_path: Path) -> None:
 
 
 def test_a_missing_picture_of_mmmu_pro(tmp_path: Path) -> None:
-    rows = [{"question": "<image 2>?", "options": "['a']", **{f"image_{k}": None for k in range(2, 8)}}]
+    rows = [{"question": "<image 2>?", "options": "['a']", "answer": "A", **{f"image_{k}": None for k in range(2, 8)}}]
     file = write(tmp_path / "test.parquet", "mmmu_pro_standard", rows)
     with pytest.raises(DataError, match=r"test.parquet, row 0: refers to image_2, which is empty"):
         table("mmmu_pro_standard", file).items()[0]
@@ -137,6 +137,47 @@ def test_a_missing_picture_of_mmmu_pro(tmp_path: Path) -> None:
     file = write(tmp_path / "options" / "test.parquet", "mmmu_pro_standard", rows)
     with pytest.raises(DataError, match="row 0: options are not a list"):
         table("mmmu_pro_standard", file).items()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "changes", "message"),
+    [
+        ("scienceqa", "scienceqa_img", {"image": None}, "row 1 has no picture"),
+        ("pope", "pope", {"image": None}, "row 1 has no picture"),
+        ("textvqa", "textvqa", {"image": None}, "row 1 has no picture"),
+        ("wemath", "wemath", {"image_path": None}, "row 1 has no picture"),
+        ("mathverse", "mathverse_testmini", {"image": None}, "row 1 has no picture"),
+        ("logicvista", "logicvista", {"answer": "A", "image": None}, "row 1 has no picture"),
+        ("dynamath", "dynamath_lmms", {"decoded_image": None}, "row 1 has no picture"),
+        ("mmmu_pro_vision", "mmmu_pro_vision", {"image": None}, "row 1 has no picture"),
+        ("wemath", "wemath", {"option": "(A) 1; (B) 2"}, "row 1: has 0 options, not 2 or more"),
+        ("wemath", "wemath", {"answer": "Z"}, "row 1: answer 'Z' is none of A, B, C, D"),
+        ("mmmu_pro_vision", "mmmu_pro_vision", {"answer": "C"}, "row 1: answer 'C' is none of A, B"),
+        ("mmmu_pro_vision", "mmmu_pro_vision", {"options": "[]"}, "row 1: has 0 options, not 1 or more"),
+        ("scienceqa", "scienceqa_img", {"choices": ["one"], "answer": 0}, "row 1: has 1 options, not 2 or more"),
+        ("scienceqa", "scienceqa_img", {"answer": -1}, "row 1: answer -1 is none of 3 choices"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_items(tmp_path: Path, name: str, kind: str, changes: dict[str, Any], message: str) -> None:
+    make = LOCAL[name][0][3]
+    split = SETS[name].versions[next(iter(SETS[name].versions))].sources[0].splits[0]
+    file = write(tmp_path / f"{split}.parquet", kind, [make(0), {**make(1), **changes}])
+    with pytest.raises(DataError, match=message) as caught:
+        table(name, file, prompt=ASK).items()[0]
+    assert str(file) in str(caught.value)
+
+
+def test_text_only_means_no_picture(tmp_path: Path) -> None:
+    """Neither rows of other versions nor rows with pictures pass for it."""
+    version = {"problem_version": "Text Only"}
+    cases = {"has no rows with problem_version 'Text Only'": {}, "row 0 has a picture, but this": version}
+    for i, (message, changes) in enumerate(cases.items()):
+        row = {**LOCAL["mathverse"][0][3](0), **changes}
+        file = write(tmp_path / str(i) / "rows.parquet", "mathverse_testmini", [row])
+        with pytest.raises(DataError, match=message):
+            table("mathverse", file, version="text_only").items()[0]
+    made = table("mathverse", local(tmp_path / "m", "mathverse"), version="text_only")
+    assert {r["what"]: r["ok"] for r in check(made)}["pictures"] == "yes"
 
 
 def test_choosing_reads_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,14 @@ class Version:
         sources: where; the hub is asked for the first, local data may have the form of any.
         task: lmms-eval's task for them.
         where: (column, value) of the rows that belong to it; None: all.
+        pictures: whether its items have any; None: some do.
     """
 
     n: int
     sources: tuple[Source, ...]
     task: str
     where: tuple[str, str] | None = None
+    pictures: bool | None = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,16 @@ def text(row: Row, column: str) -> str:
 def letter(index: int) -> str:
     """A, B, C, ..."""
     return chr(ord("A") + index)
+
+
+def among(answer: str, options: Sequence[str], least: int = 2) -> str:
+    """The letter `answer`, which must be that of an option; no letter is left to be refused as no answer."""
+    letters = [letter(i) for i in range(len(options))]
+    if len(options) < least:
+        raise DataError(f"has {len(options)} options, not {least} or more")
+    if answer and answer not in letters:
+        raise DataError(f"answer {answer!r} is none of {', '.join(letters)}")
+    return answer
 
 
 def listed(value: Any) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from harness.benchmarks.data import Source
 from harness.benchmarks.errors import DataError
 from harness.benchmarks.rows import Row
-from harness.benchmarks.sets.base import Facts, Set, Version, letter, listed, text
+from harness.benchmarks.sets.base import Facts, Set, Version, among, letter, listed, text
 
 MMMU_PRO_HUB, SCIENCEQA_HUB = "MMMU/MMMU_Pro", "lmms-lab-encoder/ScienceQA"
 
@@ -15,7 +15,8 @@ MMMU_PRO_HUB, SCIENCEQA_HUB = "MMMU/MMMU_Pro", "lmms-lab-encoder/ScienceQA"
 def _mmmu_pro(row: Row) -> Facts:
     subject = text(row, "subject")
     meta = {"question": text(row, "question"), "options": listed(row["options"]), "subject": subject}
-    return Facts(id=text(row, "id"), answer=text(row, "answer"), category=subject, meta=meta)
+    answer = among(text(row, "answer"), listed(row["options"]), least=1)  # a few questions have one option
+    return Facts(id=text(row, "id"), answer=answer, category=subject, meta=meta)
 
 
 def _referenced(row: Row, filled: list[str]) -> list[str]:
@@ -50,12 +51,14 @@ def _scienceqa(row: Row) -> Facts:
     options, index = listed(row["choices"]), int(row["answer"])
     if not 0 <= index < len(options):
         raise DataError(f"answer {index} is none of {len(options)} choices")
+    answer = among(letter(index), options)
     meta = {"question": text(row, "question"), "options": options}
-    return Facts(id=f"{row['_row']:05d}", answer=letter(index), category=text(row, "subject"), meta=meta)
+    return Facts(id=f"{row['_row']:05d}", answer=answer, category=text(row, "subject"), meta=meta)
 
 
 def _scienceqa_version(n: int, config: str, split: str, task: str) -> Version:
-    return Version(n, (Source(SCIENCEQA_HUB, config, (split,)),), task)
+    pictures = None if config == "ScienceQA-FULL" else True
+    return Version(n, (Source(SCIENCEQA_HUB, config, (split,)),), task, pictures=pictures)
 
 
 SCIENCEQA = Set(

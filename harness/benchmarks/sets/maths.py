@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.benchmarks.data import Source
 from harness.benchmarks.rows import Row
-from harness.benchmarks.sets.base import Facts, Set, Version, split_options, text
+from harness.benchmarks.sets.base import Facts, Set, Version, among, split_options, text
 
 MATHVERSE_HUB, WEMATH_HUB, LOGICVISTA_HUB = "CaraJ/MathVerse-lmmseval", "We-Math/We-Math", "lscpku/LogicVista"
 VARIANTS = 10
@@ -38,7 +38,8 @@ MATHVERSE = Set(
         "all": Version(3940, (Source(MATHVERSE_HUB, "testmini", ("testmini",)),), "mathverse_testmini"),
         **{name: _mathverse_part(name) for name in PARTS},
         "text_only": Version(
-            788, (Source(MATHVERSE_HUB, "testmini_text_only", ("text_only",)),), "mathverse_testmini_text_only"
+            788, (Source(MATHVERSE_HUB, "testmini_text_only", ("text_only",)),), "mathverse_testmini_text_only",
+            ("problem_version", "Text Only"), pictures=False,
         ),
     },
     columns={
@@ -54,8 +55,8 @@ def _wemath(row: Row) -> Facts:
     kept = {"question number": row["question number"], **{name: text(row, name) for name in ("key", "ID", "split")}}
     options = split_options(text(row, "option"))
     return Facts(
-        id=f"{kept['ID']}-{kept['key']}", answer=text(row, "answer"), cluster=kept["ID"], category=kept["key"],
-        meta={"question": text(row, "question"), "options": options, **kept},
+        id=f"{kept['ID']}-{kept['key']}", answer=among(text(row, "answer"), options), cluster=kept["ID"],
+        category=kept["key"], meta={"question": text(row, "question"), "options": options, **kept},
     )  # fmt: skip
 
 
