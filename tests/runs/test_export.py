@@ -314,8 +314,8 @@ def test_the_command(run: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[s
     moved = f"benchmark.data={tmp_path}/elsewhere/scienceqa"
     assert main(["export", str(folder), "to=lmms_eval", f"out={tmp_path}/out", moved]) == 0
     other = local(tmp_path / "other", "scienceqa")
-    (other / "ScienceQA-IMG").rename(other / "lost")
-    (other / "ScienceQA-FULL").rename(other / "ScienceQA-IMG")
+    file, kind, n, row = LOCAL["scienceqa"][0]
+    write(other / file, kind, [row(i) for i in reversed(range(n))])
     capsys.readouterr()
     bad = {
         (): "export needs cell folders",
@@ -337,13 +337,18 @@ def test_the_command(run: Cells, tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("to", KITS)
 def test_references_other_than_those_of_the_run(to: str, run: Cells, tmp_path: Path) -> None:
     folder = run("scienceqa")
+    (log,) = folder.glob("samples-*.jsonl")
+    lines = log.read_text()
+    log.write_text(lines.replace('"answer": "B"', '"answer": "C"'))
+    with pytest.raises(InputError, match="reference of 00001 was 'C' in the run, and is 'B' in the data"):
+        written(folder, to, tmp_path / "out")
+    log.write_text(lines)
     (file,) = (tmp_path / "data").rglob("ScienceQA-IMG/test*.parquet")
     table = parquet.read_table(file)
     k = table.column_names.index("answer")
-    parquet.write_table(
-        table.set_column(k, table.schema.field(k), pyarrow.array([1, 1, 2, 0], table["answer"].type)), file
-    )
-    with pytest.raises(InputError, match="reference of 00000 was 'A' in the run, and is 'B' in the data"):
+    other = pyarrow.array([1, 1, 2, 0], table["answer"].type)
+    parquet.write_table(table.set_column(k, table.schema.field(k), other), file)
+    with pytest.raises(InputError, match="the data are not those of the run"):
         written(folder, to, tmp_path / "out")
 
 
