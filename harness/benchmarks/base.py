@@ -67,6 +67,9 @@ class Benchmark(Protocol):
     def items(self) -> Sequence[Item]:
         """All items, in their fixed order. Pictures may be loaded when an item is taken. Raises DataError."""
 
+    def outlines(self) -> Sequence[Item]:
+        """The items, to choose among them by id, cluster and category; without content where reading it takes long."""
+
     def content_hash(self) -> str:
         """Hash of everything that a reply or its verdict can depend on: prompts, pictures, references, meta, order."""
 
@@ -78,9 +81,3 @@ class Benchmark(Protocol):
 
         Asked only for items with `needed`; `runs` are those of `harness.engine.evidence.Evidence`.
         """
-
-
-def outlines(benchmark: Benchmark) -> Sequence[Item]:
-    """The items, to choose among them by id, cluster and category; without content where reading it takes long."""
-    items = benchmark.items()
-    return items.outlines() if hasattr(items, "outlines") else items

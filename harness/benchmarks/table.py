@@ -208,6 +208,10 @@ class Table:
             system=entry.prompt.system,
         )  # fmt: skip
 
+    def outlines(self) -> list[Item]:
+        """The items without their content, which is all that choosing among them needs; reads no pictures."""
+        return [self.item(entry, pictures=False) for entry in self.entries]
+
     def content_hash(self) -> str:
         """SHA-256 over items in order, references included; pictures are read again only if the data files changed."""
         return self._hash
@@ -270,7 +274,3 @@ class Items(Sequence[Item]):
     def __getitem__(self, i: int | slice) -> Item | list[Item]:
         found = self._table.entries[i]
         return [self._table.item(e) for e in found] if isinstance(found, list) else self._table.item(found)
-
-    def outlines(self) -> list[Item]:
-        """The items without their content, which is all that choosing among them needs; reads no pictures."""
-        return [self._table.item(entry, pictures=False) for entry in self._table.entries]

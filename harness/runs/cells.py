@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarks import scoring
-from harness.benchmarks.base import Benchmark, outlines
+from harness.benchmarks.base import Benchmark
 from harness.engine.trace import Decoding
 from harness.runs.backend import Backend
 from harness.runs.components import fields, find, make
@@ -116,7 +116,7 @@ class Resolver:
         if key not in self._benchmarks:
             benchmark, longest = make_benchmark(component)
             try:
-                scoring.try_on(benchmark.scoring, outlines(benchmark)[0])
+                scoring.try_on(benchmark.scoring, benchmark.outlines()[0])
             except ValueError as error:
                 raise InputError(str(error)) from None
             self._benchmarks[key] = benchmark, longest

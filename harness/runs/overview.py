@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks import scoring
-from harness.benchmarks.base import outlines
 from harness.benchmarks.judge import cost
 from harness.runs.log import read_config, read_log
 from harness.runs.scores import ScoreSpec, find_judge, read_scored, score_spec
@@ -45,7 +44,7 @@ def plan_rows(cells: Sequence[Cell]) -> list[Row]:
     rows, known = [], _costs(Path(cells[0].config.paths.results))
     judged = any(_needs_judge(cell) for cell in cells)
     for cell in cells:
-        items, config = outlines(cell.benchmark), cell.config
+        items, config = cell.benchmark.outlines(), cell.config
         wanted = {items[i].id for i in select(items, config.limit, config.subset)}
         records = read_log(cell.folder)
         done = sum(sample in wanted and repeat < config.repeats for sample, repeat in records)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from harness.benchmarks.base import Item, outlines
+from harness.benchmarks.base import Item
 from harness.benchmarks.judge import Judge
 from harness.engine.trace import Request, Trace
 from harness.runs.backend import Backend
@@ -73,7 +73,7 @@ class Grid:
         config = cell.config
         key = (id(cell.benchmark), config.limit, config.subset)
         if key not in self._chosen:
-            items = outlines(cell.benchmark)
+            items = cell.benchmark.outlines()
             self._chosen[key] = {items[i].id: i for i in select(items, config.limit, config.subset)}
         return self._chosen[key]
 

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from harness.benchmarks import cache
-from harness.benchmarks.base import outlines
 from harness.benchmarks.check import check
 from harness.benchmarks.errors import DataError
 from harness.benchmarks.rows import Rows
@@ -47,7 +46,7 @@ def test_items_of_each_benchmark(config: str, tmp_path: Path) -> None:
         assert item.answer and item.cluster and json.loads(json.dumps(item.meta)) == item.meta
         assert "question" in item.meta
         assert made.evidence(item, "", []) is None
-    assert [(i.id, i.cluster, i.category) for i in outlines(made)] == [(i.id, i.cluster, i.category) for i in items]
+    assert [(i.id, i.cluster, i.category) for i in made.outlines()] == [(i.id, i.cluster, i.category) for i in items]
 
 
 EXPECTED: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
@@ -188,7 +187,7 @@ def test_choosing_reads_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("a picture was read")
 
     monkeypatch.setattr(Rows, "picture", read)
-    assert len(outlines(made)) == len(made.items()) == 9
+    assert len(made.outlines()) == len(made.items()) == 9
     assert table("pope", tmp_path, prompt=ASK).content_hash() == first  # known on disk
     with pytest.raises(AssertionError, match="a picture was read"):
         made.items()[0]
