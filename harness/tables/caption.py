@@ -16,15 +16,15 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
     small = compared.pairs < compared.n
     uneven = frame[frame.n > 0].groupby("title").n.nunique() > 1
     target = {"full": "the full model", "base": "the method without its add-on"}.get(against, f"{against}, same budget")
-    out = [f"{_count(len(frame), 'cell')}. Accuracy in % with its 95 % interval ({_join(frame.rule)})."]
+    out = [f"{count(len(frame), 'cell')}. Accuracy in % with its 95 % interval ({join(frame.rule)})."]
     if len(compared):
         out += [
             (
                 f"Δ: paired difference to {target} in points, 95 % interval by paired cluster bootstrap. "
-                f"p: {_join(frame.test)}, Holm-adjusted over {_count(len(compared), 'compared cell')}."
+                f"p: {join(frame.test)}, Holm-adjusted over {count(len(compared), 'compared cell')}."
             ),
             (
-                f"Verdict at the 5 % level: equivalent = shown to be within ±{_count(margin, 'point')} (TOST, likewise "
+                f"Verdict at the 5 % level: equivalent = shown to be within ±{count(margin, 'point')} (TOST, likewise "
                 "adjusted); worse or better = p < 0.05 and not equivalent; inconclusive = neither shown."
             ),
         ]
@@ -32,7 +32,7 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
         out += ["(n): pairs, where fewer than N samples were common to both cells."]
     if uneven.any():
         out += ["N differs within a section: read the paired Δ there, not the accuracies side by side."]
-    out += _scoring(frame)
+    out += scoring(frame)
     if frame.failed.sum():
         out += ["Failed samples have no reply; they count in no column but their own."]
     if frame.method.isin(DIAGNOSTIC).any():
@@ -53,7 +53,7 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
     return (*out, "-: not defined, nothing finished, or nothing to compare with.")
 
 
-def _scoring(frame: pd.DataFrame) -> list[str]:
+def scoring(frame: pd.DataFrame) -> list[str]:
     """What must be known of rules, judges and protocols."""
     rules = sorted({f"{s['rule']}{_judge(s)}" for s in frame.scoring if not s["rule"].startswith("glyph.")})
     out = [f"Rules: {', '.join(rules)}; lenient: an answer read in any reasonable form."] if rules else []
@@ -81,9 +81,9 @@ def _list(texts: Sequence[str]) -> str:
     return "; ".join(text.rstrip(".") for text in texts)
 
 
-def _join(names: pd.Series) -> str:
+def join(names: pd.Series) -> str:
     return " or ".join(sorted(names.dropna().unique())) or "none finished"
 
 
-def _count(n: float, noun: str) -> str:
+def count(n: float, noun: str) -> str:
     return f"{n:g} {noun}{'' if n == 1 else 's'}"

@@ -66,6 +66,7 @@ def leaderboard(
     benchmarks: Sequence[str] = (),
     margin: float = 1.0,
     against: str = "full",
+    protocol: str | None = None,
     command: str | None = None,
 ) -> Leaderboard:
     """Compare all cells of a results folder.
@@ -78,6 +79,7 @@ def leaderboard(
         margin: of equivalence, in points (hundredths of accuracy).
         against: "full" (no pruning, no add-on), "base" (the same method and budget without its add-on), or the name of
             a method, which then is taken at the same budget.
+        protocol: the only one to keep, as "vtp" or "vtp/1".
         command: put below the table as the way to make it again.
 
     Raises:
@@ -86,6 +88,8 @@ def leaderboard(
     if not 0 < margin < 100:
         raise TablesError(f"margin must lie between 0 and 100 points, got {margin:g}")
     cells, samples = load(results, models, benchmarks)
+    if protocol is not None:
+        cells = _under(cells, protocol)
     if against not in {"full", "base", *cells.method}:
         raise TablesError(f"against must be full, base or one of {', '.join(sorted(set(cells.method)))}; got {against}")
     judged = set(cells.cell[cells.unjudged == 0])
@@ -95,6 +99,13 @@ def leaderboard(
     frame = cells.join(pd.DataFrame(measured, columns=_STATISTICS, index=cells.index))
     frame = _ordered(_named(_judged(frame)))
     return Leaderboard(frame, caption.notes(frame, margin, against), command)
+
+
+def _under(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    kept = cells[(cells.protocol == protocol) | (cells.protocol.str.partition("/")[0] == protocol)]
+    if kept.empty:
+        raise TablesError(f"no run under protocol {protocol}; there are: {', '.join(sorted(set(cells.protocol)))}")
+    return kept.reset_index(drop=True)
 
 
 def _reference(row: Row, rows: Sequence[Row], against: str) -> str | None:
