@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import cli_tables
 from harness.benchmarks.errors import DataError
 from harness.runs.compose import Configs, compose_all, parse
 from harness.runs.errors import InputError, Skip
-from harness.runs.typed import check_keys, convert
+from harness.runs.typed import check_keys
 
 if TYPE_CHECKING:
     from harness.runs.backend import Backend
@@ -24,12 +25,17 @@ examples:
   vtpbench run pruner._target_=mypackage.MyPruner keep=1/3
   vtpbench plan experiment=quickstart
   vtpbench table benchmark=glyph_walk to=leaderboard.md
+  vtpbench reproduce dstp_table1
+  vtpbench published fastv llava_1_5_7b
 
 Commas, range() and glob() span a grid. The same command again finishes what is missing.
 `vtpbench list` shows models, methods, benchmarks and experiments; conf/run.yaml explains every key.
 """
 
-ARGUMENTS = {"diff": "FOLDER", "score": "FOLDER or key=value", "export": "FOLDER or key=value"}
+ARGUMENTS = {
+    "diff": "FOLDER", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
+    "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
+}  # fmt: skip
 Verb = Callable[[argparse.Namespace, "Backend | None"], int]
 
 
@@ -74,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         ("score", score, "score stored replies again: another rule (rule=), or a judge (judge=)"),
         ("export", export, "write stored replies in another kit's format (to=vlmevalkit or to=lmms_eval)"),
         ("check", check, "check a benchmark's data: schema, revision, number of rows"),
-        ("table", table, "print the leaderboard"),
+        ("table", cli_tables.table, "print the leaderboard, or a table of rows= and cols="),
+        ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
+        ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),
         ("status", status, "show all cells of the results folder"),
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
@@ -84,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--config-dir", action="append", default=[], help="a folder with groups of your own")
         sub.add_argument("-m", "--multirun", action="store_true", help="accepted for Hydra habits; changes nothing")
         sub.set_defaults(verb=verb)
+        if name == "reproduce":
+            sub.add_argument("--tiny", action="store_true", help="the tiny models and glyph benchmarks that stand in")
     return parser
 
 
@@ -186,55 +196,6 @@ def check(arguments: argparse.Namespace, backend: Backend | None) -> int:
         rows += [{"benchmark": component.name, **row} for row in rows_of(benchmark)]
     _print(rows)
     return int(not all(row["ok"] == "yes" for row in rows))
-
-
-TABLE_KEYS = ("paths.results", "model", "benchmark", "against", "margin", "to", "made_by")
-
-
-def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
-    """Print the leaderboard, or write it to a .md, .csv or .tex file (`to=`).
-
-    The table names the command that makes it again; `made_by=` names another one, which also made the runs.
-    """
-    from harness.tables import TablesError, leaderboard
-
-    keys = parse(arguments.overrides)
-    check_keys(keys, TABLE_KEYS, "")
-    to = keys.get("to")
-    try:
-        margin = convert(keys.get("margin", 1.0), float, "margin")
-        board = leaderboard(
-            Path(keys.get("paths.results", "results")), models=_names(keys.get("model")),
-            benchmarks=_names(keys.get("benchmark")), margin=margin, against=keys.get("against", "full"),
-            command=keys.get("made_by") or " ".join(["vtpbench table", *arguments.overrides]),
-        )  # fmt: skip
-    except (TablesError, ValueError) as error:
-        raise InputError(str(error)) from None
-    if to is None:
-        board.print()
-        return 0
-    forms = {"md": board.to_markdown, "csv": board.to_csv, "tex": board.to_latex}
-    kind = to.rpartition(".")[2]
-    if kind not in forms:
-        raise InputError(f"to= must be md, csv, tex, or a file with such an ending, got {to}")
-    text = forms[kind]()
-    if to in forms:
-        print(text, end="")
-    else:
-        _write(Path(to), text)
-    return 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
 
 
 def status(arguments: argparse.Namespace, backend: Backend | None) -> int:
