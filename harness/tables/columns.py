@@ -48,7 +48,7 @@ class Table:
 def _keys() -> list[Column]:
     return [
         Column(("", "method"), _label, KEYS, left=True),
-        Column(("", "keep"), _budget, KEYS),
+        Column(("", "keep"), budget, KEYS),
     ]
 
 
@@ -60,9 +60,9 @@ def _comparison(brief: bool, rows: Sequence[Row]) -> list[Column]:
         Column(("", "N"), lambda row: str(row["n"]), COMPARISON),
         *headline,
         Column(("accuracy %", interval), lambda row: _interval(row, "accuracy", "{:.1f}", brief), COMPARISON),
-        Column(("Δ points", interval), lambda row: _difference(row, brief), COMPARISON),
+        Column(("Δ points", interval), lambda row: difference(row, brief), COMPARISON),
         Column(("p", "Holm"), lambda row: _p(row["p_holm"]), COMPARISON),
-        Column(("", "verdict"), lambda row: _or_none(row["verdict"], str), COMPARISON, left=True),
+        Column(("", "verdict"), lambda row: or_none(row["verdict"], str), COMPARISON, left=True),
     ]
 
 
@@ -75,49 +75,50 @@ def _replies(rows: Sequence[Row]) -> list[Column]:
         Column(("unparsed", "%"), lambda row: percent(row["unparsed"]), "replies"),
         Column(("trunc.", "%"), lambda row: percent(row["truncated"]), "replies"),
         Column(("", "failed"), lambda row: str(row["failed"]), "replies"),
-        Column(("", "length"), lambda row: _or_none(row["trace_length"], "{:g}".format), "replies"),
+        Column(("", "length"), lambda row: or_none(row["trace_length"], "{:g}".format), "replies"),
     ]
 
 
 def _retention(rows: Sequence[Row]) -> list[Column]:
     names = {"ret_nominal": "nominal", "ret_prefill": "prefill", "ret_decode": "decode", "kv": "KV"}
-    columns = [Column(("ret.", name), _decimals(key, 2), "retention") for key, name in names.items()]
+    columns = [Column(("ret.", name), decimals(key, 2), "retention") for key, name in names.items()]
     if any(not math.isnan(row["evidence"]) for row in rows):
-        columns.append(Column(("evid.", "recall"), _decimals("evidence", 2), "retention"))
+        columns.append(Column(("evid.", "recall"), decimals("evidence", 2), "retention"))
     return columns
 
 
 def _cost(rows: Sequence[Row]) -> list[Column]:
     flops = [f"flops_{part}" for part in FLOPS]
-    prefix, unit = _prefix(max(_largest(rows, key) for key in flops))
-    kv_prefix, kv_unit = _prefix(_largest(rows, "kv_resident"))
+    letter, unit = prefix(max(largest(rows, key) for key in flops))
+    kv_letter, kv_unit = prefix(largest(rows, "kv_resident"))
     return [
         *(
-            Column((f"{prefix}FLOPs", part), _decimals(key, _places(_largest(rows, key) / unit), unit), "cost")
+            Column((f"{letter}FLOPs", part), decimals(key, places(largest(rows, key) / unit), unit), "cost")
             for key, part in zip(flops, FLOPS, strict=True)
         ),
         Column(
-            ("KV", f"{kv_prefix}B"),
-            _decimals("kv_resident", _places(_largest(rows, "kv_resident") / kv_unit), kv_unit),
+            ("KV", f"{kv_letter}B"),
+            decimals("kv_resident", places(largest(rows, "kv_resident") / kv_unit), kv_unit),
             "cost",
         ),
-        Column(("seconds", "/sample"), _decimals("seconds", _places(_largest(rows, "seconds"))), "cost"),
+        Column(("seconds", "/sample"), decimals("seconds", places(largest(rows, "seconds"))), "cost"),
     ]
 
 
 def percent(share: float) -> str:
     """A share 0..1 in per cent with one decimal."""
-    return _or_none(share, lambda x: f"{100 * x:.1f}")
+    return or_none(share, lambda x: f"{100 * x:.1f}")
 
 
 def _label(row: Row) -> str:
     return f"{row['label']} †" if row["method"] in DIAGNOSTIC else str(row["label"])
 
 
-def _budget(row: Row) -> str:
+def budget(row: Row) -> str:
+    """The budget asked for: tokens, or the share of them."""
     if not math.isnan(row["tokens"]):
         return f"{row['tokens']:g} tok"
-    return _or_none(row["keep"], "{:.3g}".format)
+    return or_none(row["keep"], "{:.3g}".format)
 
 
 def _interval(row: Row, key: str, form: str, brief: bool) -> str:
@@ -129,34 +130,38 @@ def _interval(row: Row, key: str, form: str, brief: bool) -> str:
     return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 
 
-def _difference(row: Row, brief: bool) -> str:
+def difference(row: Row, brief: bool) -> str:
+    """In points with its interval, and the number of pairs where that is not N."""
     return _interval(row, "difference", "{:+.1f}", brief) + (f" ({row['pairs']:g})" if row["pairs"] < row["n"] else "")
 
 
 def _p(p: float) -> str:
-    return _or_none(p, lambda x: "<.001" if x < 0.001 else f"{x:.3f}".removeprefix("0"))
+    return or_none(p, lambda x: "<.001" if x < 0.001 else f"{x:.3f}".removeprefix("0"))
 
 
-def _or_none(value: Any, text: Callable[[Any], str]) -> str:
+def or_none(value: Any, text: Callable[[Any], str]) -> str:
+    """The text of a value, `NONE` without one."""
     return NONE if not isinstance(value, str) and math.isnan(value) else text(value)
 
 
-def _decimals(key: str, places: int, unit: float = 1.0) -> Callable[[Row], str]:
-    return lambda row: _or_none(row[key], lambda x: f"{x / unit:.{places}f}")
+def decimals(key: str, places: int, unit: float = 1.0) -> Callable[[Row], str]:
+    """The text of a number with so many decimals, in a unit."""
+    return lambda row: or_none(row[key], lambda x: f"{x / unit:.{places}f}")
 
 
-def _largest(rows: Sequence[Row], key: str) -> float:
+def largest(rows: Sequence[Row], key: str) -> float:
+    """The largest value of a column, 0 if it has none."""
     return max((row[key] for row in rows if not math.isnan(row[key])), default=0.0)
 
 
-def _prefix(largest: float) -> tuple[str, float]:
+def prefix(top: float) -> tuple[str, float]:
     """SI prefix in which the largest value of a column has one to three digits before the point."""
     for prefix, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if largest >= unit:
+        if top >= unit:
             return prefix, unit
     return "", 1.0
 
 
-def _places(largest: float) -> int:
+def places(top: float) -> int:
     """Decimals that leave the largest value of a column three significant digits."""
-    return min(3, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 0
+    return min(3, max(0, 2 - math.floor(math.log10(top)))) if top > 0 else 0

@@ -1,10 +1,10 @@
-"""A leaderboard as text: terminal, Markdown, LaTeX."""
+"""Tables as text: terminal, Markdown, LaTeX."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from rich import box
 from rich.cells import cell_len
@@ -15,7 +15,9 @@ from rich.text import Text
 from harness.tables.columns import COMPARISON, KEYS, Column, Row, Table
 
 _GAP = 2
+SIGNS = {"worse": "↓", "better": "↑", "equivalent": "=", "inconclusive": "?"}
 _COLOURS = {"worse": "red", "better": "green", "equivalent": "cyan", "inconclusive": "dim"}
+_COLOURS |= {SIGNS[verdict]: colour for verdict, colour in _COLOURS.items()}
 _LATEX = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -27,6 +29,9 @@ _LATEX = str.maketrans(
         "±": r"$\pm$",
         "·": r"$\cdot$",
         "†": r"\textdagger{}",
+        "↓": r"$\downarrow$",
+        "↑": r"$\uparrow$",
+        "×": r"$\times$",
     }
 )
 
@@ -44,9 +49,9 @@ def terminal(tables: Sequence[Table], notes: Sequence[str], command: str | None,
         console.print(Text(f"$ {command}", style="dim"))
 
 
-def markdown(tables: Sequence[Table], notes: Sequence[str], command: str | None) -> str:
+def markdown(tables: Sequence[Table], notes: Sequence[str], command: str | None, heading: str = "Leaderboard") -> str:
     """Two tables a section: the comparison, then replies, retention and cost."""
-    out = ["# Leaderboard", ""]
+    out = [f"# {heading}", ""]
     if command:
         out += ["Made by", "", "```sh", command, "```", ""]
     for table in tables:
@@ -103,17 +108,24 @@ def _rich(columns: Sequence[Column], rows: Sequence[Row]) -> RichTable:
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         table.add_column("\n".join(column.head), justify="left" if column.left else "right", no_wrap=True)
-    for row in rows:
-        texts = [Text(text, style=_COLOURS.get(text, "")) for text in (column.text(row) for column in columns)]
-        table.add_row(*texts)
+    for row, last in zip(rows, _ends(rows), strict=True):
+        texts = [column.text(row) for column in columns]
+        coloured = (Text(text, style=_COLOURS.get(text.rpartition(" ")[2], "")) for text in texts)
+        table.add_row(*coloured, end_section=last)
     return table
 
 
+def _ends(rows: Sequence[Row]) -> list[bool]:
+    """Whether each row is the last of its band, for tables that have bands."""
+    return [row.get("band") != below.get("band") for row, below in pairwise(rows)] + [False] * bool(rows)
+
+
 def _halves(columns: Sequence[Column]) -> list[list[Column]]:
-    return [
+    halves = [
         [column for column in columns if column.group == KEYS or (column.group == COMPARISON) is first]
         for first in (True, False)
     ]
+    return [half for half in halves if any(column.group != KEYS for column in half)]
 
 
 def _head(column: Column) -> str:
@@ -134,6 +146,7 @@ def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
 def _tabular(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     lines = [[_head(column) for column in columns], *([column.text(row) for column in columns] for row in rows)]
     head, *body = (" & ".join(map(_escape, line)) + r" \\" for line in lines)
+    body = [line + "\n\\midrule" * last for line, last in zip(body, _ends(rows), strict=True)]
     spec = "".join("l" if column.left else "r" for column in columns)
     return "\n".join(
         [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
