@@ -1,0 +1,313 @@
+"""Published numbers as a table: one line per setting, with the range of what papers print (`vtpbench published`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from harness.tables.frames import TablesError
+from harness.tables.published import KEY, TABLES, Kind, Published, Spread, numbers, spread
+
+KINDS: tuple[Kind, ...] = ("method", "model", "benchmark")
+HEADINGS = {
+    "results": "scores",
+    "ablations": "component studies",
+    "aggregates": "averages",
+    "efficiency": "costs",
+}
+LEGEND = (
+    "min, median and max of the distinct values that papers print without copying them; papers + copies: how many "
+    "print one, and how many only repeat one.",
+    "N ~: inferred from the digits, not stated. ?: a row is suspect. †: trained weights. Letters: see below the table. "
+    "tok: visual tokens; mean tok: averaged over layers.",
+)
+_RIGHT = (
+    "min",
+    "median",
+    "max",
+    "N",
+    "value",
+    "papers",
+    "rows",
+    "methods",
+    "results",
+    "ablations",
+    "aggregates",
+    "efficiency",
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A printed table: a title, cells as text, and the notes that its letters stand for."""
+
+    title: str
+    cells: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[list[str]]:
+        """The cells, line by line."""
+        return [list(map(str, line)) for line in self.cells.to_numpy()]
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Published numbers ready to be printed.
+
+    Attributes:
+        frame: with a name: one row per setting (ids, budget_printed, min, median, max, papers and copies as counts,
+            values with the papers that print each, n_items, n_source, trained, suspect, quarantined, flags, reasons),
+            quarantined rows each by itself and without a range. Without: rows by method, add-on, model and table.
+        blocks: what is printed.
+        notes: the caption, one sentence a line.
+    """
+
+    frame: pd.DataFrame
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+
+    def print(self, console: Console | None = None) -> None:
+        """Print to a terminal; long texts wrap where its width asks for it."""
+        console = console or Console()
+        for block in self.blocks:
+            console.print(Text(block.title, style="bold"))
+            table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+            for name in block.cells:
+                right = _right(str(name))
+                table.add_column(str(name), justify="right" if right else "left", no_wrap=right)
+            for line in block.lines():
+                table.add_row(*map(escape, line))
+            console.print(table)
+            for note in block.notes:
+                console.print(Text(note, style="dim"))
+            console.print()
+        for note in self.notes:
+            console.print(Text(note, style="dim"))
+
+    def to_markdown(self) -> str:
+        """A section per block."""
+        out = ["# Published numbers", ""]
+        for block in self.blocks:
+            lines = [list(block.cells), ["---"] * len(block.cells.columns), *block.lines()]
+            out += [f"## {block.title}", ""]
+            out += [f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines]
+            out += ["", *(f"- {note}" for note in block.notes), *([""] if block.notes else [])]
+        return "\n".join([*out, *(f"- {note}" for note in self.notes)]) + "\n"
+
+    def to_latex(self) -> str:
+        """A `longtable` per block (needs longtable and booktabs)."""
+        parts = ["% needs \\usepackage{booktabs,longtable}"]
+        for block in self.blocks:
+            align = "".join("r" if _right(str(name)) else "l" for name in block.cells)
+            style = block.cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+            title = _latex(block.title)
+            parts.append(style.to_latex(environment="longtable", hrules=True, column_format=align, caption=title))
+            parts += [rf"{{\footnotesize {_latex(note)}\par}}" for note in block.notes]
+        return "\n".join(parts).replace("†", r"\textdagger{}").replace("·", r"$\cdot$")
+
+    def to_csv(self) -> str:
+        """The frame, raw."""
+        return self.frame.to_csv(index=False, lineterminator="\n")
+
+
+def published_table(*names: str | None, benchmark: str | None = None, folder: Path | None = None) -> PublishedTable:
+    """What papers print of a method, a model or both; an overview without either.
+
+    Args:
+        names: names of a method, a model, a benchmark in any order, as papers print them or as ids; None is ignored.
+        benchmark: a benchmark by keyword.
+        folder: of the tables; the shipped one by default.
+
+    Raises:
+        TablesError: a name that no table knows, two names of one kind, or nothing printed of such a combination.
+    """
+    published = Published.read(folder)
+    wanted: dict[Kind, str] = {"benchmark": benchmark} if benchmark else {}
+    for name in filter(None, names):
+        kind = kind_of(published, name)
+        if kind in wanted:
+            raise TablesError(f"{wanted[kind]} and {name} are both a {kind}; give a method, a model, a benchmark")
+        wanted[kind] = name
+    return show(published, **wanted) if wanted else overview(published)
+
+
+def kind_of(published: Published, name: str) -> Kind:
+    """Whether a name is one of a method, a model or a benchmark; the first table that knows it says."""
+    failed = []
+    for kind in KINDS:
+        try:
+            published.resolve(name, kind)
+            return kind
+        except TablesError as error:
+            failed.append(str(error).rpartition("near: ")[2])
+    near = "; ".join(f"{kind}s {names}" for kind, names in zip(KINDS, failed, strict=True) if names != "none")
+    raise TablesError(f"no published method, model or benchmark is called {name!r}; near: {near or 'none'}")
+
+
+def show(
+    published: Published, *, method: str | None = None, model: str | None = None, benchmark: str | None = None
+) -> PublishedTable:
+    """One line per setting of a method, a model, a benchmark; scores, averages and costs never in one block."""
+    rows = published.select(method=method, model=model, benchmark=benchmark)
+    if rows.empty:
+        asked = " and ".join(filter(None, (method, model, benchmark)))
+        raise TablesError(f"no paper in the published tables prints numbers of {asked}")
+    usable = rows[rows.status != "quarantined"]
+    trained = set(published.methods.method_id[published.methods.trained == "true"])
+    lines = [_line(same, spread(same), trained) for _, same in usable.groupby("setting", sort=False)]
+    lines += [_line(rows[rows.index == i], None, trained) for i in rows.index[rows.status == "quarantined"]]
+    frame = pd.DataFrame(lines)
+    order = frame.assign(table=frame.table.map(TABLES.index), size=-frame.retention_nominal.fillna(-1))
+    order = order.sort_values(["quarantined", "model_id", "table", "label", "size", "benchmark_id"], kind="stable")
+    frame = frame.loc[order.index].reset_index(drop=True)
+    compared = frame[~frame.quarantined]
+    blocks = [
+        _block(f"{model or 'model not stated'} · {label} · {HEADINGS[str(table)]}", same)
+        for (model, table, label), same in compared.groupby(["model_id", "table", "label"], sort=False)
+    ]
+    return PublishedTable(frame, (*blocks, *_refused(frame[frame.quarantined])), LEGEND)
+
+
+def overview(published: Published) -> PublishedTable:
+    """Papers with their number of rows, models, and rows by method and model."""
+    rows = published.rows
+    counts = rows.groupby(["method_id", "addon_id", "model_id", "table"]).size().rename("rows").reset_index()
+    sources = rows.groupby(["paper_id", "table"]).size().unstack(fill_value=0)[list(TABLES)]
+    papers = published.papers.set_index("paper_id").loc[list(dict.fromkeys(rows.paper_id)), ["arxiv", "first_public"]]
+    models = [str(m) for m in published.models.model_id if (rows.model_id == m).any()]
+    number: dict[str, str] = {model: str(i) for i, model in enumerate(models, 1)}
+    by_model = rows[rows.model_id != ""].groupby("model_id")
+    listed = pd.DataFrame({
+        "#": [number[m] for m in models], "model": models, "rows": [by_model.size()[m] for m in models],
+        "methods": [by_model.method_id.nunique()[m] for m in models],
+        "papers": [by_model.paper_id.nunique()[m] for m in models],
+    })  # fmt: skip
+    label = (rows.method_id + rows.addon_id.map(lambda name: f"+{name}" if name else "")).rename("method")
+    known = rows.model_id.map(number.get).rename("model")
+    grid = pd.crosstab(label, known).reindex(columns=list(number.values()), fill_value=0)
+    grid = grid.loc[grid.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+    blocks = (
+        Block(f"{len(rows)} numbers of {rows.paper_id.nunique()} sources", _text(papers.join(sources).reset_index())),
+        Block(f"{len(models)} models", _text(listed)),
+        Block("rows by method and model (# above)", _text(grid.reset_index()).replace("0", "")),
+    )
+    return PublishedTable(counts, blocks, ("vtpbench published METHOD and/or MODEL shows the numbers.",))
+
+
+def _line(rows: pd.DataFrame, found: Spread | None, trained: set[str]) -> dict[str, Any]:
+    """A setting as one row of the frame; `found` is None for what must not be compared."""
+    first = rows.iloc[0]
+    method = first.method_id + (f"+{first.addon_id}" if first.addon_id else "")
+    flags = dict.fromkeys(flag for flags in rows.convention_flags for flag in flags.split(";") if flag)
+    return {
+        "table": first.table,
+        **{key: first[key] for key in KEY if key != "convention"},
+        "label": method + (f" ({first.variant})" if first.variant else ""),
+        "retention_nominal": first.retention_nominal,
+        "budget_printed": max(rows.budget_printed, key=len),
+        "aggregate_id": first.aggregate_id,
+        "unit": first.unit,
+        **{key: getattr(found, key) if found else None for key in ("min", "median", "max")},
+        "papers": found.n_papers if found else 0,
+        "copies": len(found.copies) if found else 0,
+        "values": _values(found) if found else f"{first.value_printed}: {first.paper_id}",
+        **{key: first[key] for key in ("n_items", "n_source", "workload", "hardware", "batch", "convention")},
+        "members": first.members,
+        "trained": "true" if first.method_id in trained or "true" in set(rows.trained) else first.trained,
+        "suspect": bool(found and found.suspect),
+        "quarantined": found is None,
+        "flags": ";".join(flags),
+        "rows": " ".join(rows.row_id),
+        "reason": "" if found else first.note,
+    }
+
+
+def _values(found: Spread) -> str:
+    return "; ".join(f"{value:.10g}: {', '.join(found.papers[value])}" for value in found.values)
+
+
+def _block(title: str, frame: pd.DataFrame) -> Block:
+    letters: dict[str, str] = {}
+    lines = [_cells(row, letters) for row in frame.to_dict("records")]
+    cells = pd.DataFrame(lines)
+    cells["budget"] = cells.budget.where(cells.budget != cells.budget.shift(), "")
+    cells = cells.loc[:, [bool((cells[key] != "").any()) for key in cells]]
+    cells = cells if "min" in cells else cells.rename(columns={"max": "value"})
+    return Block(title, cells, tuple(f"{letter} {note}" for note, letter in letters.items()))
+
+
+def _cells(row: Mapping[Any, Any], letters: dict[str, str]) -> dict[str, str]:
+    what = " ".join(filter(None, (row["benchmark_id"] or row["aggregate_id"], row["version"], row["split"])))
+    low, middle, high = numbers(row["min"], row["median"], row["max"])
+    named = row["unit"].lower().replace("/", "_per_") in ("percent", *row["metric_id"].split("_"), row["metric_id"])
+    unit = "" if named else f" {row['unit']}"
+    marks = "".join(letters.setdefault(note, _letter(len(letters))) for note in _notes(row))
+    return {
+        "budget": _budget(row["budget_kind"], row["budget_printed"]),
+        "benchmark": what,
+        "metric": row["metric_id"].removeprefix(f"{row['benchmark_id']}_").replace("_", " ") + unit,
+        "min": low if low != high else "",
+        "median": middle if low != high else "",
+        "max": high,
+        "papers": f"{row['papers']}" + (f"+{row['copies']}" if row["copies"] else ""),
+        "N": "" if pd.isna(row["n_items"]) else f"{row['n_items']:g}" + ("~" if row["n_source"] == "inferred" else ""),
+        "": ("?" if row["suspect"] else "") + ("†" if row["trained"] == "true" else "") + marks,
+    }
+
+
+def _notes(row: Mapping[Any, Any]) -> Iterator[str]:
+    """What a reader must know before comparing a line."""
+    for flag in filter(None, row["flags"].split(";")):
+        yield f"{flag.removeprefix('inferred:')} (inferred)" if flag.startswith("inferred:") else flag
+    yield from (f"{key}: {row[key]}" for key in ("workload", "hardware", "convention") if row[key])
+    if not pd.isna(row["batch"]):
+        yield f"batch {row['batch']:g}"
+    if row["members"]:
+        yield "mean over " + row["members"].replace("|", ", ")
+    if row["table"] == "efficiency" and not row["convention"]:
+        yield "convention not stated: compare within the paper only"
+
+
+def _letter(i: int) -> str:
+    """a to z, then A to Z, then further signs."""
+    return chr(ord("a") + i) if i < 26 else chr(ord("A") + i - 26)
+
+
+def _budget(kind: str, printed: str) -> str:
+    short = printed.replace("tokens", "tok")
+    return {"layer_mean": short.replace("tok", "mean tok"), "full": short or "full", "": short or "not given"}.get(
+        kind, short or kind
+    )
+
+
+def _refused(frame: pd.DataFrame) -> Sequence[Block]:
+    if frame.empty:
+        return ()
+    cells = pd.DataFrame({
+        "row": frame.rows, "model": frame.model_id.replace("", "not stated"), "method": frame.label,
+        "budget": frame.budget_printed, "metric": (frame.benchmark_id + " " + frame.metric_id).str.strip(),
+        "printed": frame["values"], "reason": frame.reason,
+    })  # fmt: skip
+    return (Block("not compared (quarantined)", _text(cells)),)
+
+
+def _latex(text: str) -> str:
+    return re.sub(r"([_#%&])", r"\\\1", text).replace("^", r"\^{}")
+
+
+def _right(name: str) -> bool:
+    return name in _RIGHT or name.isdigit()
+
+
+def _text(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.astype(str)
