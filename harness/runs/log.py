@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
 import yaml
 
 from harness.runs.errors import InputError
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader; seven times as fast where PyYAML was built with libyaml."""
 
 Key = tuple[str, int]
 """(sample id, repeat)."""
@@ -74,21 +78,24 @@ def read_log(folder: Path, stem: str = "samples") -> dict[Key, dict[str, Any]]:
 def read_lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
     """All complete lines, over all writers. Raises InputError for a damaged one."""
     for path in sorted(folder.glob(f"{stem}-*.jsonl")):
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-            try:
-                record = json.loads(line)
-                record["id"]
-            except (ValueError, KeyError, TypeError):
-                raise InputError(
-                    f"{path}, line {number} is damaged; remove the line, its sample will run again"
-                ) from None
-            yield record
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    record = orjson.loads(line)
+                    record["id"]
+                except (ValueError, KeyError, TypeError):
+                    raise InputError(
+                        f"{path}, line {number} is damaged; remove the line, its sample will run again"
+                    ) from None
+                yield record
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.yaml of a cell. Raises InputError if the folder is not one."""
     try:
-        config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+        config: dict[str, Any] = yaml.load((folder / "config.yaml").read_text(), LOADER)
         config["identity"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         why = str(error).partition("\n")[0]

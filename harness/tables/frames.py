@@ -1,7 +1,8 @@
 """Tidy frames read from the cell folders of a results folder; everything else in this package starts from them.
 
-A cell is `results/runs/<model>/<benchmark>/<pruner>@<keep>+<addon>/<decoding>-<hash8>/` with `config.yaml` and the
-append-only logs `samples-<writer>.jsonl`. Only these are read, so a table can be printed while a run is going on.
+A cell is `results/runs/<model>/<benchmark>/<pruner>@<keep>+<addon>/<decoding>-<hash8>/` with `config.yaml`, the
+append-only logs `samples-<writer>.jsonl` and the scores. Only these are read, so a table can be printed while a run is
+going on.
 """
 
 from __future__ import annotations
@@ -11,29 +12,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 
 from harness.runs.errors import InputError
-from harness.runs.scores import ScoreSpec, measure, read_scored
-from harness.runs.summary import failed, seconds, trace_length
+from harness.runs.log import LOADER
 from harness.runs.typed import flatten
+from harness.tables.samples import FLOPS, MEANS
+from harness.tables.store import Source, read_all
 
-FLOPS = ("vision", "prefill", "decode", "overhead")
-KV_BYTES = ("visible", "resident", "allocated")
-_MEANS = (
-    *("lenient", "unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
-    *(f"flops_{part}" for part in FLOPS),
-    *(f"kv_{kind}" for kind in KV_BYTES),
-    *("prefill_seconds", "decode_seconds", "seconds"),
-)
-_COPIED = ("id", "repeat", "extracted", "answer", "category", "cluster", "text", "finish", "error")
-_MEASURED = (
-    *("text_tokens", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
-    *("prefill_seconds", "decode_seconds"),
-)
-_NUMBERS = ("credit", "trace_length", "triggers", "peak_memory", *_MEASURED, *_MEANS)
-_SAMPLE = tuple(dict.fromkeys(("cell", *_COPIED, "failed", *_NUMBERS)))
+__all__ = ["FLOPS", "TablesError", "cells_frame", "load", "samples_frame", "varying"]
 
 
 class TablesError(InputError):
@@ -67,24 +57,34 @@ def samples_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequenc
     `failed` samples (an error instead of a reply) stay in, but have no credit and no measured values. Takes and raises
     what `cells_frame` does.
     """
-    return load(results, models, benchmarks)[1]
+    return load(results, models, benchmarks, text=True)[1]
 
 
 def load(
-    results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()
+    results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = (), *, text: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both frames, from one reading of the logs."""
-    configs = _configs(results, models, benchmarks)
-    rows = []
-    for config in configs:
-        spec = ScoreSpec.read(results / "runs" / config["cell"], config)
-        lines = list(read_scored(results / "runs" / config["cell"], spec).values())
-        rows += [_sample(config["cell"], line) for line in lines]
-        config["metric"] = spec.scoring.metrics[0]
-        headline = measure(lines, [config["metric"]])[config["metric"]]
-        config |= {"metric_value": headline["value"], "metric_note": headline["note"]}
-    samples = pd.DataFrame(rows, columns=list(_SAMPLE))
-    samples = samples.astype(dict.fromkeys(_NUMBERS, "float64")).astype({"failed": bool})
+    """The frames of `cells_frame` and of `samples_frame`, from one reading.
+
+    Args:
+        results: the results folder, or the `runs` folder in it.
+        models, benchmarks: names or globs to keep; empty keeps all.
+        text: whether the samples have their replies (`text`). Only these are always read from the logs; the rest is
+            kept in `results/cache/` for the next time.
+
+    Raises:
+        InputError: a log is damaged; as TablesError: no cell is there, or none has such a name.
+    """
+    sources = _sources(results.parent if _is_runs(results) else results, models, benchmarks)
+    if not text:
+        read_all(sources)
+    tables = [source.replies() if text else source.samples() for source in sources]
+    configs = [source.about for source in sources]
+    names = pd.Categorical.from_codes(
+        np.repeat(np.arange(len(tables)), [table.num_rows for table in tables]),
+        pd.Index([config["cell"] for config in configs]),
+    )
+    samples = pa.concat_tables(tables).to_pandas(split_blocks=True, self_destruct=True)
+    samples.insert(0, "cell", names)
     return _summarise(configs, samples), samples
 
 
@@ -95,24 +95,33 @@ def varying(dicts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(f"{k.rpartition('.')[2]}={f[k]}" for k in keys if k in f) for f in flat]
 
 
-def _configs(results: Path, models: Sequence[str], benchmarks: Sequence[str]) -> list[dict[str, Any]]:
-    runs = results / "runs"
-    found = [_config(file, runs) for file in sorted(runs.glob("*/*/*/*/config.yaml"))]
+def _is_runs(folder: Path) -> bool:
+    return folder.name == "runs" and not (folder / "runs").is_dir()
+
+
+def _sources(results: Path, models: Sequence[str], benchmarks: Sequence[str]) -> list[Source]:
+    runs, cache = results / "runs", results / "cache"
+    folders = [file.parent for file in sorted(runs.glob("*/*/*/*/config.yaml"))]
+    found = [Source.find(folder, cache / f"{folder.relative_to(runs)}.arrow") for folder in folders]
     if not found:
         raise TablesError(f"no runs under {runs}: start one (vtpbench run ...) or name the folder with paths.results=")
+    for source in found:
+        source.about = source.about or _config(source.folder / "config.yaml", runs)
     for key, wanted in (("model", models), ("benchmark", benchmarks)):
-        kept = [c for c in found if not wanted or any(fnmatchcase(c[key], pattern) for pattern in wanted)]
+        kept = [s for s in found if not wanted or any(fnmatchcase(s.about[key], pattern) for pattern in wanted)]
         if not kept:
-            known = ", ".join(sorted({c[key] for c in found}))
+            known = ", ".join(sorted({s.about[key] for s in found}))
             raise TablesError(f"no run with {key} {', '.join(wanted)} under {runs}; there are: {known}")
         found = kept
     return found
 
 
 def _config(file: Path, runs: Path) -> dict[str, Any]:
+    from harness.runs.scores import ScoreSpec  # imports torch, which copies do not need
+
     method, _, addon = file.parent.parent.name.partition("+")
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = yaml.load(file.read_text(encoding="utf-8"), LOADER)
         protocol, identity = config["protocol"], config["identity"]
         ScoreSpec.read(file.parent, config)
         return {
@@ -136,35 +145,15 @@ def _config(file: Path, runs: Path) -> dict[str, Any]:
         raise TablesError(f"{file}: not the configuration of a run") from None
 
 
-def _sample(cell: str, line: Mapping[str, Any]) -> dict[str, Any]:
-    row = {"cell": cell, "repeat": 0, **{key: line[key] for key in _COPIED if key in line}, "failed": failed(line)}
-    row["cluster"] = line.get("cluster") or line["id"]
-    if row["failed"]:
-        return row | {"credit": None}
-    return row | {
-        "credit": line["value"],
-        "lenient": line["lenient"],
-        "unparsed": line["unparsed"],
-        **{key: line.get(key) for key in _MEASURED},
-        **{f"flops_{part}": line.get("flops", {}).get(part) for part in FLOPS},
-        **{f"kv_{kind}": line.get("kv_bytes", {}).get(kind) for kind in KV_BYTES},
-        "trace_length": trace_length(line),
-        "triggers": len(line.get("triggers", ())),
-        "peak_memory": line.get("peak_memory"),
-        "seconds": seconds(line),
-        "truncated": str(line.get("finish")).startswith("length"),
-    }
-
-
 def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataFrame:
-    by_cell = samples[~samples.failed].groupby("cell")
+    by_cell = samples[~samples.failed].groupby("cell", observed=True)
     cells = pd.DataFrame(configs).set_index("cell").astype({"keep": "float64", "tokens": "float64"})
     cells["n"] = by_cell.size().reindex(cells.index, fill_value=0)
-    cells["failed"] = samples.groupby("cell").failed.sum().reindex(cells.index, fill_value=0).astype(int)
+    cells["failed"] = samples.groupby("cell", observed=True).failed.sum().reindex(cells.index, fill_value=0).astype(int)
     cells["unjudged"] = cells.n - by_cell.credit.count().reindex(cells.index, fill_value=0)
     cells["accuracy"] = by_cell.credit.mean().where(cells.unjudged == 0)
     cells["trace_length"] = by_cell.trace_length.median()
-    cells = cells.join(by_cell[list(_MEANS)].mean())
+    cells = cells.join(by_cell[list(MEANS)].mean())
     share = (cells.tokens / cells.visual_tokens).clip(upper=1.0)
     cells["ret_nominal"] = cells.method.map({"none": 1.0, "blind": 0.0}).fillna(cells.keep).fillna(share)
     return cells.reset_index()

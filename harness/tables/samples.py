@@ -1,0 +1,100 @@
+"""The samples of one cell as columns, read from its logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.runs.errors import InputError
+from harness.runs.log import read_lines
+from harness.runs.summary import failed, seconds, trace_length
+
+FLOPS = ("vision", "prefill", "decode", "overhead")
+KV_BYTES = ("visible", "resident", "allocated")
+MEANS = (
+    *("lenient", "unparsed", "truncated", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
+    *(f"flops_{part}" for part in FLOPS),
+    *(f"kv_{kind}" for kind in KV_BYTES),
+    *("prefill_seconds", "decode_seconds", "seconds"),
+)
+_COPIED = ("id", "repeat", "extracted", "answer", "category", "cluster", "text", "finish", "error")
+_MEASURED = (
+    *("text_tokens", "visual_tokens", "ret_prefill", "ret_decode", "kv", "evidence"),
+    *("prefill_seconds", "decode_seconds"),
+)
+_NUMBERS = tuple(dict.fromkeys(("credit", "trace_length", "triggers", "peak_memory", *_MEASURED, *MEANS)))
+_TYPES = dict.fromkeys(_COPIED, pa.large_string()) | {"repeat": pa.int64(), "failed": pa.bool_()}
+_SCORED = ("id", "repeat", "finish", "answer", "category", "cluster", "meta")
+
+
+def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+    """One row per sample and repeat (the columns of `samples_frame` but `cell`), and the headline of the cell.
+
+    Args:
+        folder: of the cell.
+        config: its configuration; only `scoring` is read.
+
+    Returns:
+        The rows, and metric, metric_value and metric_note.
+
+    Raises:
+        InputError: a line is damaged.
+    """
+    from harness.runs.scores import VERDICT, ScoreSpec, measure  # imports torch, which copies do not need
+
+    spec = ScoreSpec.read(folder, config)
+    columns: dict[str, list[Any]] = {name: [] for name in (*_TYPES, *_NUMBERS)}
+    scored = []
+    try:
+        for line in _lines(folder, spec.stem):
+            scored.append({name: line[name] for name in (*_SCORED, *VERDICT) if name in line})
+            row = _row(line)
+            for name, column in columns.items():
+                column.append(row.get(name))
+        arrays = {name: pa.array(columns[name], kind) for name, kind in _TYPES.items()}
+        arrays |= {name: pa.array(np.array(columns[name], dtype=np.float64)) for name in _NUMBERS}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: a line of the logs is not that of a sample ({error!r})") from None
+    metric = spec.scoring.metrics[0]
+    headline = measure(scored, [metric])[metric]
+    return pa.table(arrays), {"metric": metric, "metric_value": headline["value"], "metric_note": headline["note"]}
+
+
+def _lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
+    """What `read_scored` gives, a line at a time: the tokens of a whole cell of long replies fill a memory."""
+    from harness.runs.scores import VERDICT, read_scores, reply_of
+
+    scores, seen = read_scores(folder, stem), set()
+    for record in read_lines(folder, "samples"):
+        key = (record["id"], record.get("repeat", 0))
+        if key not in seen:
+            seen.add(key)
+            line = scores.get(reply_of(record), {})
+            verdict = dict.fromkeys(VERDICT) if line.get("value") is None else {name: line[name] for name in VERDICT}
+            yield record | verdict | {"lenient": line.get("lenient")}
+
+
+def _row(line: Mapping[str, Any]) -> dict[str, Any]:
+    row = {"repeat": 0, **{key: line[key] for key in _COPIED if key in line}, "failed": failed(line)}
+    row["cluster"] = line.get("cluster") or line["id"]
+    if row["failed"]:
+        return row
+    return row | {
+        "credit": line["value"],
+        "lenient": line["lenient"],
+        "unparsed": line["unparsed"],
+        **{key: line.get(key) for key in _MEASURED},
+        **{f"flops_{part}": line.get("flops", {}).get(part) for part in FLOPS},
+        **{f"kv_{kind}": line.get("kv_bytes", {}).get(kind) for kind in KV_BYTES},
+        "trace_length": trace_length(line),
+        "triggers": len(line.get("triggers", ())),
+        "peak_memory": line.get("peak_memory"),
+        "seconds": seconds(line),
+        "truncated": str(line.get("finish")).startswith("length"),
+    }
