@@ -125,8 +125,8 @@ _STAGES: Mapping[str, tuple[tuple[int, ...], Mapping[int, tuple[int, ...]]]] = {
     "v2drop": ((3, 17, 22), {192: (288, 144, 1)}),
 }
 _FRACTIONS = {"pyramiddrop": ((8, 1 / 2), (16, 1 / 4), (24, 1 / 8))}
-BEFORE = ("btp", "cdpruner", "desap", "divprune", "holov", "visionzip")
-"""Every layer sees the same tokens: methods before the language model; BTP's stages are not printed."""
+FLAT = ("flat", "btp", "cdpruner", "desap", "divprune", "holov", "visionzip")
+"""The same tokens in every layer: methods before the language model, and BTP, whose stages are not printed."""
 
 
 def per_layer(method: str, tokens: int, depth: int = 32, full: int = 576) -> list[int]:
@@ -140,7 +140,7 @@ def per_layer(method: str, tokens: int, depth: int = 32, full: int = 576) -> lis
     Raises:
         ValueError: no schedule is known.
     """
-    if method == "full" or method in BEFORE:
+    if method == "full" or method in FLAT:
         return [full if method == "full" else tokens] * depth
     if method == "fastv":
         return _stages(full, depth, [(2, tokens)])
