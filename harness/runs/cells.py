@@ -60,7 +60,13 @@ class Plan:
 
 
 def parse_config(composed: Composed) -> RunConfig:
-    """The configuration of one cell under its protocol. Raises Skip where that does not cover the benchmark."""
+    """The configuration of one cell under its protocol.
+
+    Raises:
+        Skip: an experiment names what is not here, or the protocol does not cover the benchmark.
+    """
+    if composed.missing:
+        raise Skip(composed.missing)
     return RunConfig.parse(apply(composed.values, composed.choices, composed.overrides), composed.choices)
 
 

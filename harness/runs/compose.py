@@ -20,11 +20,15 @@ Grid = dict[str, str]
 
 @dataclass(frozen=True)
 class Composed:
-    """One cell before types: its values, the option taken in each group, and the overrides that made it."""
+    """One cell before types: its values, the option taken in each group, and the overrides that made it.
+
+    `missing` says why a cell of an experiment cannot run here; it has no values then.
+    """
 
     values: dict[str, Any]
     choices: dict[str, str]
     overrides: Grid
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,24 @@ class Configs:
 
 
 def compose_all(arguments: Sequence[str], configs: Configs) -> list[Composed]:
-    """Every cell of the grid that the overrides (`key=value`) of a command span, in order, equal ones once."""
+    """Every cell of the grid that the overrides (`key=value`) of a command span, in order, equal ones once.
+
+    Raises:
+        InputError: an override cannot be read or names an unknown option. Unknown ones in experiments are `missing`.
+    """
+    from harness.runs.experiment import Experiment
+
     overrides = parse(arguments)
-    names = _values("experiment", overrides.pop("experiment"), configs) if "experiment" in overrides else [None]
-    cells: dict[tuple[tuple[str, str], ...], Grid] = {}
-    for name in names:
-        for grid in _experiment(name, configs) if name else [{}]:
-            for cell in expand({**grid, **overrides}, configs):
-                cells.setdefault(tuple(sorted(cell.items())), cell)
-    return list(_compose(list(cells.values()), configs))
+    for key, text in overrides.items():
+        check_options(key, text, configs)
+    if "experiment" in overrides:
+        names = _values("experiment", overrides.pop("experiment"), configs)
+        spans = [(name, span) for name in names for span in Experiment.read(name, configs).spans(configs, overrides)]
+        cells = [({**span.overrides, "experiment": name}, span.missing) for name, span in spans]
+    else:
+        cells = [(cell, None) for cell in expand(overrides, configs)]
+    once = {tuple(sorted(cell.items())): (cell, missing) for cell, missing in cells}
+    return list(compose_cells(list(once.values()), configs))
 
 
 def parse(arguments: Sequence[str]) -> Grid:
@@ -90,6 +103,13 @@ def expand(grid: Mapping[str, str], configs: Configs) -> Iterator[Grid]:
         yield dict(zip(grid, combination, strict=True))
 
 
+def check_options(key: str, text: str, configs: Configs) -> None:
+    """Raise InputError if `key` is a group and `text` names an option that it lacks."""
+    if key in configs.groups():
+        for value in _values(key, text, configs):
+            configs.choose(key, value)
+
+
 def _values(key: str, text: str, configs: Configs) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
@@ -107,37 +127,13 @@ def _values(key: str, text: str, configs: Configs) -> list[str]:
             values = list(override.sweep_string_iterator())
     except HydraException as error:
         raise InputError(f"cannot read {key}={text}: {str(error).splitlines()[0]}") from None
-    if key in configs.groups():
-        for value in values:
-            configs.choose(key, value)
     if not values:
         raise InputError(f"{key}={text} matches nothing; known: {', '.join(configs.options(key)) or 'none'}")
     return values
 
 
-def _experiment(name: str, configs: Configs) -> list[Grid]:
-    """The grids of an experiment file: its `cells`, each over what `set` gives to all."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    file = configs.choose("experiment", name)
-    try:
-        plain = OmegaConf.to_container(OmegaConf.load(file))
-        assert isinstance(plain, dict)
-        shared, cells = plain.get("set") or {}, plain["cells"]
-        merged = [{**shared, **cell, "experiment": name} for cell in cells]
-    except (YAMLError, AssertionError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not an experiment with a list of cells: {error}") from None
-    return [{str(key): _text(value) for key, value in cell.items()} for cell in merged]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(_text, value))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _compose(cells: Sequence[Grid], configs: Configs) -> Iterator[Composed]:
+def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) -> Iterator[Composed]:
+    """Each cell composed; those with a reason why they cannot run, and those that name an unknown option, `missing`."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -146,11 +142,17 @@ def _compose(cells: Sequence[Grid], configs: Configs) -> Iterator[Composed]:
     shipped, *extra = map(str, configs.folders)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
     groups = configs.groups()
+    options = {group: configs.options(group) for group in groups}
     with initialize_config_dir(shipped, version_base="1.3"):
-        for cell in cells:
+        for cell, missing in cells:
+            chosen = {group: cell[group] for group in groups if group in cell}
+            absent = [f"no {group} {name!r} here" for group, name in chosen.items() if name not in options[group]]
+            if missing or absent:
+                yield Composed({}, {**_defaults(configs), **chosen}, cell, missing or absent[0])
+                continue
             # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
-            options = {k: v for k, v in cell.items() if k != "experiment"}
-            texts = [f"{k}={v}" if k in groups else f"++{k}={_quoted(k, v)}" for k, v in options.items()]
+            typed = {k: v for k, v in cell.items() if k != "experiment"}
+            texts = [f"{k}={v}" if k in groups else f"++{k}={_quoted(k, v)}" for k, v in typed.items()]
             try:
                 config = compose("run", texts + search, return_hydra_config=True)
                 choices = {k: v for k, v in config.hydra.runtime.choices.items() if k in groups}
@@ -164,6 +166,14 @@ def _compose(cells: Sequence[Grid], configs: Configs) -> Iterator[Composed]:
                     choices[group] = target.rpartition(".")[2]
             values = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
             yield Composed(values, choices, cell)
+
+
+def _defaults(configs: Configs) -> dict[str, str]:
+    """The option of each group that run.yaml takes."""
+    from omegaconf import OmegaConf
+
+    entries = OmegaConf.load(configs.folders[0] / "run.yaml").defaults
+    return {str(group): str(name) for entry in entries if entry != "_self_" for group, name in entry.items()}
 
 
 def _quoted(key: str, text: str) -> str:
