@@ -66,7 +66,7 @@ def published(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
 def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Set own runs beside the published rows of experiments."""
-    from harness.tables.reproduce import reproduction
+    from harness.tables.reproduction import reproduction
 
     names = [text for text in arguments.overrides if "=" not in text]
     keys = parse([text for text in arguments.overrides if "=" in text])

@@ -1,0 +1,198 @@
+"""`vtpbench reproduce`: the cells of an experiment, measured here, beside the numbers that papers print for them."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from harness.runs.cells import parse_config
+from harness.runs.experiment import Experiment, ExperimentCell, matching
+from harness.tables import stats
+from harness.tables.columns import Row
+from harness.tables.comparison import Ours, drift, judged, obstacles, spread_of
+from harness.tables.published import Published, spread
+from harness.tables.stored import Stored
+
+COSTS = {"output_tokens": ("trace_mean", 1.0), "latency_ms": ("seconds", 1000.0)}
+"""Published costs that a run measures too: the column of a cell, and its factor."""
+COLUMNS = (
+    *("experiment", "model", "method", "budget", "benchmark", "metric", "unit"),
+    *("row_id", "printed", "published", "provenance", "range", "published_n", "note"),
+    *("state", "cell", "ours", "ours_low", "ours_high", "n"),
+    *("drop_ours", "drop_low", "drop_high", "drop_published", "drop_delta", "level_delta"),
+    *("comparable", "z", "drift", "command"),
+)
+
+NUMBERS = (
+    *("budget", "published", "published_n", "ours", "ours_low", "ours_high", "n", "z"),
+    *("drop_ours", "drop_low", "drop_high", "drop_published", "drop_delta", "level_delta"),
+)
+TEXTS = tuple(name for name in COLUMNS if name not in NUMBERS)
+
+Planned = tuple[ExperimentCell, ExperimentCell]
+"""A cell of an experiment, and the one that is run for it: itself, or its tiny stand-in."""
+
+
+def lines(experiment: Experiment, planned: Sequence[Planned], stored: Stored, published: Published) -> pd.DataFrame:
+    """One line per published row of the cells of an experiment, and per cell that has no such row.
+
+    Columns: what and where; row_id, printed, published (a number, in its unit), provenance, range over all papers and
+    published_n (items); state ("run", "not run", or why it cannot be run), cell (folder), ours with its 95 % interval,
+    n; the drop to the full model (method minus full), ours, published and their difference, and the difference of the
+    levels (ours minus published); comparable ("yes" or "no (why)"); z and drift, where comparable; command, that runs
+    the cell.
+    """
+    tables = experiment.published
+    rows = tables.rows(published.rows) if tables else published.rows[:0]
+    every = tables is not None and tables.paper == "all"
+    out: list[dict[str, Any]] = []
+    for cell, runs in planned:
+        state, ours = _find(runs, stored)
+        base = _head(experiment.name, cell, runs) | {"state": state, "cell": ours["cell"] if ours else None}
+        instead = f"{runs.overrides['model']} on {runs.overrides['benchmark']}" if runs is not cell and ours else None
+        for row in _rows(matching(rows, cell.published), published, every) or [None]:
+            theirs = {} if row is None else _theirs(row, published)
+            out.append(base | theirs | (_measured(ours, instead, row, theirs, stored, published) if ours else {}))
+    frame = pd.DataFrame(out, columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(NUMBERS, "float64")).astype(dict.fromkeys(TEXTS, object))
+
+
+def _find(cell: ExperimentCell, stored: Stored) -> tuple[str, Row | None]:
+    """What became of a cell, and its row if it was run."""
+    if cell.composed is None:
+        return cell.missing or "not composed", None
+    ours = stored.find(parse_config(cell.composed))
+    return ("run", ours) if ours else ("not run", None)
+
+
+def _head(name: str, cell: ExperimentCell, runs: ExperimentCell) -> dict[str, Any]:
+    key, typed = cell.published, cell.overrides
+    extra = [f"{k.partition('.')[2]}={v}" for k, v in typed.items() if k.startswith(("pruner.", "addon."))]
+    plus = "" if typed.get("addon", "none") == "none" else f"+{typed['addon']}"
+    return {
+        "experiment": name,
+        "model": key["model_id"],
+        "method": " ".join([f"{typed.get('pruner', 'none')}{plus}", *extra]),
+        "budget": key["budget_value"],
+        "benchmark": typed.get("benchmark"),
+        "command": shlex.join(["vtpbench", "run", *(f"{k}={v}" for k, v in runs.overrides.items())]),
+    }
+
+
+def _rows(found: pd.DataFrame, published: Published, every: bool) -> list[Row]:
+    """The published rows to show: all of a paper, or of all papers one per metric, the method's own before others."""
+    rows: list[Row] = found.to_dict("records")  # type: ignore[assignment]
+    if not every:
+        return rows
+    own = dict(zip(published.methods.method_id, published.methods.paper_id, strict=True))
+    usable = [row for row in rows if row["status"] != "quarantined"]
+    rank = {"measured": 0, "rerun": 1, "unknown": 2, "copied": 3}
+    best: dict[tuple[str, ...], Row] = {}
+    for row in sorted(usable, key=lambda r: (own.get(r["method_id"]) != r["paper_id"], rank[r["provenance"]])):
+        best.setdefault((row["benchmark_id"], row["version"], row["split"], row["metric_id"]), row)
+    return list(best.values())
+
+
+def _theirs(row: Row, published: Published) -> dict[str, Any]:
+    found = spread(published.same_setting(pd.Series(row)))
+    return {
+        "metric": row["metric_id"],
+        "unit": row["unit"],
+        "row_id": row["row_id"],
+        "printed": row["value_printed"],
+        "published": row["value"],
+        "provenance": f"{row['provenance']} ({row['paper_id']})",
+        "range": found.text if found else None,
+        "published_n": row["n_items"],
+        "note": row["note"] if row["status"] == "suspect" else None,
+        "drop_published": _drop(row, published),
+    }
+
+
+def _drop(row: Row, published: Published) -> float:
+    """Published value minus that of the full model in the same table, else anywhere in the same paper."""
+    rows = published.rows
+    same = [rows[key] == row[key] for key in ("paper_id", "model_id", "benchmark_id", "version", "split", "metric_id")]
+    full = rows[pd.concat(same, axis=1).all(axis=1) & (rows.method_id == "full") & (rows.variant == "")]
+    here = full[full.table_id == row["table_id"]]
+    values = (here if len(here) else full).value.unique()
+    return float(row["value"] - values[0]) if len(values) == 1 and row["method_id"] != "full" else math.nan
+
+
+def _measured(
+    ours: Row, instead: str | None, row: Row | None, theirs: Mapping[str, Any], stored: Stored, published: Published
+) -> dict[str, Any]:
+    metric = row["metric_id"] if row else None
+    estimate = _value(ours, metric, stored)
+    if estimate is None:
+        return {"comparable": f"no (runs do not measure {metric})"}
+    full = stored.full(ours) if ours["method"] != "none" else None
+    drop = _own_drop(ours, full, metric, stored)
+    out = {"ours": estimate.value, "ours_low": estimate.low, "ours_high": estimate.high, "n": estimate.n} | drop
+    if row is None:
+        return out
+    n = _items(row, published)
+    reasons = obstacles(replace(estimate, stand_in=instead), row, n, _judge(row, published)) + _hardware(row)
+    out["level_delta"] = estimate.value - row["value"]
+    out["drop_delta"] = drop.get("drop_ours", math.nan) - theirs["drop_published"]
+    out["comparable"] = f"no ({'; '.join(reasons)})" if reasons else "yes"
+    if not reasons and (found := drift(estimate, row["value"], spread_of(row["value"], n, row["unit"]))):
+        out["z"], out["drift"] = found
+    return out
+
+
+def _items(row: Row, published: Published) -> float:
+    """Items behind a published score: the paper's, else those of the version and split; NaN if neither is known."""
+    if not math.isnan(row["n_items"]):
+        return float(row["n_items"])
+    known = published.benchmarks
+    same = pd.concat([known[key] == row[key] for key in ("benchmark_id", "version", "split")], axis=1).all(axis=1)
+    return float(known.n_items[same].iloc[0]) if same.any() else math.nan
+
+
+def _judge(row: Row, published: Published) -> str:
+    named = published.protocols
+    return str(named.judge[named.protocol_id == row["protocol_id"]].iloc[0])
+
+
+def _hardware(row: Row) -> list[str]:
+    return [f"time on {row['hardware'] or 'unnamed hardware'}"] if row["metric_id"] == "latency_ms" else []
+
+
+def _value(ours: Row, metric: str | None, stored: Stored) -> Ours | None:
+    """The cell in the unit of a metric; None where a run does not measure it."""
+    part = stored.samples.get(ours["cell"])
+    if part is None or ours["unjudged"]:
+        return None
+    said = {"n": int(ours["n"]), "judged": judged(ours["scoring"]["rule"]), "changed": ours["changed"]}
+    said |= {"judge": ours["scoring"]["judge"]["model"] if ours["scoring"]["judge"] else None}
+    if metric in COSTS:
+        column, factor = COSTS[metric]
+        value = float(part.trace_length.mean() if column == "trace_mean" else ours[column])
+        return Ours(value * factor, None, None, **said)
+    if metric in (None, "acc") or ours["metric"] == "mean":
+        found = stats.accuracy(part.credit.to_numpy(), list(part.cluster))
+        return Ours(100 * found.value, 100 * found.low, 100 * found.high, **said)
+    if metric in ("f1", "f1_or_acc", "score"):
+        return Ours(100 * ours["metric_value"], None, None, **said)
+    return None
+
+
+def _own_drop(ours: Row, full: Row | None, metric: str | None, stored: Stored) -> dict[str, float]:
+    """Ours minus the full model's: with a paired interval where the metric is the mean credit."""
+    if full is None:
+        return {}
+    if metric in COSTS or (metric not in (None, "acc") and ours["metric"] != "mean"):
+        one, other = _value(ours, metric, stored), _value(full, metric, stored)
+        return {"drop_ours": one.value - other.value} if one and other else {}
+    part, whole = stored.samples[ours["cell"]], stored.samples[full["cell"]]
+    both = part.merge(whole[["id", "repeat", "credit"]], on=["id", "repeat"], suffixes=("", "_full"))
+    if both.empty:
+        return {}
+    d = stats.paired(both.credit.to_numpy(), both.credit_full.to_numpy(), list(both.cluster))
+    return {"drop_ours": 100 * d.value, "drop_low": 100 * d.low, "drop_high": 100 * d.high}

@@ -1,0 +1,74 @@
+"""Cells found again: which folder of a results folder holds what a configuration describes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.runs.config import Component, RunConfig
+from harness.runs.log import read_config
+from harness.tables.columns import Row
+from harness.tables.frames import load
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The cells of a results folder, and their samples."""
+
+    results: Path
+    cells: pd.DataFrame
+    samples: dict[str, pd.DataFrame]
+
+    @classmethod
+    def read(cls, results: Path, models: Sequence[str]) -> Stored:
+        """Cells of some models; none is no error, since what was not run is listed as such."""
+        there = [name for name in models if any((results / "runs" / name).glob("*/*/*/config.yaml"))]
+        if not there:
+            return cls(results, pd.DataFrame(), {})
+        cells, samples = load(results, there)
+        done = samples[~samples.failed]
+        return cls(results, cells, {str(name): part for name, part in done.groupby("cell", observed=True)})
+
+    @cached_property
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        return {cell: read_config(self.results / "runs" / cell) for cell in self.cells.cell}
+
+    def find(self, config: RunConfig) -> Row | None:
+        """The cell that a configuration describes, whatever its data folder; of several the one with most samples."""
+        rows: list[Row] = self.cells.to_dict("records")  # type: ignore[assignment]
+        found = [row for row in rows if row["n"] and self._fits(row, config)]
+        return max(found, key=lambda row: (not row["changed"], row["n"]), default=None)
+
+    def _fits(self, row: Row, config: RunConfig) -> bool:
+        protocol = f"{config.protocol.name}/{config.protocol.version}"
+        if (row["model"], row["benchmark"], row["protocol"].rstrip("*")) != (
+            config.model.name, config.benchmark.name, protocol,
+        ):  # fmt: skip
+            return False
+        kept = self._configs[row["cell"]]
+        budgets = all(kept[name] is None or kept[name] == getattr(config, name) for name in ("keep", "tokens"))
+        return budgets and all(
+            {key: value for key, value in kept[part].items() if key != "name"} == _plain(getattr(config, part))
+            for part in ("pruner", "addon")
+        )
+
+    def full(self, row: Row) -> Row | None:
+        """The full model under the setting of a cell."""
+        rows: list[Row] = self.cells.to_dict("records")  # type: ignore[assignment]
+        found = [
+            other for other in rows
+            if other["method"] == "none" and other["setting"] == row["setting"] and other["cell"] in self.samples
+        ]  # fmt: skip
+        return max(found, key=lambda other: int(other["n"]), default=None)
+
+
+def _plain(part: Component) -> dict[str, Any]:
+    """A component as config.yaml holds it."""
+    plain: dict[str, Any] = json.loads(json.dumps({"_target_": part.target, **part.params}, default=str))
+    return plain
