@@ -199,18 +199,27 @@ def spread(rows: pd.DataFrame) -> Spread | None:
         rows: of one setting, with the columns of the tables; value as a number.
     """
     rows = rows[rows.status != "quarantined"]
-    counted = rows.provenance.isin(COUNTED)
-    outside = ~counted & ~rows.copied_from.isin(rows.paper_id)
-    who = pd.concat([rows.paper_id[counted], rows.copied_from[outside] + " (as copied)"])
-    if who.empty:
+    there, copies, counted = set(rows.paper_id), set(), set()
+    papers: dict[float, set[str]] = {}
+    for paper, value, provenance, origin in zip(
+        rows.paper_id, rows.value, rows.provenance, rows.copied_from, strict=True
+    ):
+        if provenance in COUNTED:
+            counted.add(paper)
+            papers.setdefault(float(value), set()).add(paper)
+            continue
+        copies.add(paper)
+        if origin not in there:
+            papers.setdefault(float(value), set()).add(f"{origin} (as copied)")
+    if not papers:
         return None
-    papers = {float(v): tuple(sorted(set(names))) for v, names in who.groupby(rows.value[who.index])}
+    values = tuple(sorted(papers))
     return Spread(
-        values=tuple(papers),
-        papers=papers,
-        median=median(papers),
-        copies=tuple(sorted(set(rows.paper_id[~counted]) - set(rows.paper_id[counted]))),
-        suspect=bool((rows.status == "suspect").any()),
+        values=values,
+        papers={value: tuple(sorted(papers[value])) for value in values},
+        median=median(values),
+        copies=tuple(sorted(copies - counted)),
+        suspect="suspect" in set(rows.status),
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any
 
 import pandas as pd
@@ -19,12 +20,7 @@ from harness.tables.frames import TablesError
 from harness.tables.published import KEY, TABLES, Kind, Published, Spread, numbers, spread
 
 KINDS: tuple[Kind, ...] = ("method", "model", "benchmark")
-HEADINGS = {
-    "results": "scores",
-    "ablations": "component studies",
-    "aggregates": "averages",
-    "efficiency": "costs",
-}
+HEADINGS = dict(zip(TABLES, ("scores", "component studies", "averages", "costs"), strict=True))
 LEGEND = (
     "min, median and max of the distinct values that papers print without copying them; papers + copies: how many "
     "print one, and how many only repeat one.",
@@ -45,6 +41,7 @@ _RIGHT = (
     "aggregates",
     "efficiency",
 )
+_LETTERS = ascii_letters + digits + "*#§$&%@"
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Block:
 
     def lines(self) -> list[list[str]]:
         """The cells, line by line."""
-        return [list(map(str, line)) for line in self.cells.to_numpy()]
+        return [[str(cell) for cell in line] for line in zip(*(self.cells[name] for name in self.cells), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -251,7 +248,7 @@ def _cells(row: Mapping[Any, Any], letters: dict[str, str]) -> dict[str, str]:
     low, middle, high = numbers(row["min"], row["median"], row["max"])
     named = row["unit"].lower().replace("/", "_per_") in ("percent", *row["metric_id"].split("_"), row["metric_id"])
     unit = "" if named else f" {row['unit']}"
-    marks = "".join(letters.setdefault(note, _letter(len(letters))) for note in _notes(row))
+    marks = "".join(letters.setdefault(note, _LETTERS[len(letters)]) for note in _notes(row))
     return {
         "budget": _budget(row["budget_kind"], row["budget_printed"]),
         "benchmark": what,
@@ -278,16 +275,10 @@ def _notes(row: Mapping[Any, Any]) -> Iterator[str]:
         yield "convention not stated: compare within the paper only"
 
 
-def _letter(i: int) -> str:
-    """a to z, then A to Z, then further signs."""
-    return chr(ord("a") + i) if i < 26 else chr(ord("A") + i - 26)
-
-
 def _budget(kind: str, printed: str) -> str:
     short = printed.replace("tokens", "tok")
-    return {"layer_mean": short.replace("tok", "mean tok"), "full": short or "full", "": short or "not given"}.get(
-        kind, short or kind
-    )
+    short = short.replace("tok", "mean tok") if kind == "layer_mean" else short
+    return short or kind or "not given"
 
 
 def _refused(frame: pd.DataFrame) -> Sequence[Block]:
