@@ -32,7 +32,7 @@ from harness.tables.frames import TablesError
 
 __all__ = ["Computed", "ComputedTable", "Entry", "agreement", "compute"]
 
-UNITS = {"TFLOPs": 1e12, "GFLOPs": 1e9, "MB": 1e6, "%": 0.01}
+UNITS = {"TFLOPs": 1e12, "GFLOPs": 1e9, "GB": 1e9, "MB": 1e6, "%": 0.01}
 DIGITS = 2  # where nothing is printed
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ def _line(entry: Entry, row: Mapping[str, Any], against: Mapping[str, Any], toke
     seen = per_layer(method, tokens, d.depth, entry.full)
     counted = per_layer(entry.schedule or method, tokens, d.depth, entry.full)
     unit = row.get("unit_printed") or {"kv": "MB", "reduction": "%"}.get(formula.of, "TFLOPs")
-    value = formula.value(d, counted, **_options(entry, formula)) / UNITS[unit]
+    value = formula.value(d, counted, **_options(entry, formula)) / _choose(UNITS, unit, "unit")
     printed = row.get("value_printed", "")
     text, how = agreement(value, printed) if printed else (f"{value:.{DIGITS}f}", "")
     of = "prefill" if formula.of == "reduction" else formula.of
@@ -112,7 +112,7 @@ def _line(entry: Entry, row: Mapping[str, Any], against: Mapping[str, Any], toke
     name, addon = row.get("row_id", ""), row.get("addon_id", "")
     notes = [
         entry.note,
-        entry.against and _difference(row, against, entry.full - tokens),
+        row and against and _difference(row, against, entry.full - tokens),
         addon and f"executed: {method} alone, without {addon}",
     ]
     return Computed(

@@ -99,7 +99,7 @@ class Sheet(Table):
         """All columns, in order."""
         return [
             Column(("", "method"), lambda row: row["method"], KEYS, left=True),
-            Column(("", "budget"), lambda row: row["budget"], KEYS),
+            Column(("", "budget"), lambda row: row["budget"].partition(" ")[0], KEYS),
             Column(("", "formula"), lambda row: row["formula"], KEYS, left=True),
             Column(("", "printed"), lambda row: row["printed"] or NONE, COMPARISON),
             Column(("formula", "gives"), lambda row: f"{row['computed']} {row['unit']}", COMPARISON),
