@@ -13,7 +13,7 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from harness.tables.frames import TablesError
@@ -23,7 +23,7 @@ KINDS: tuple[Kind, ...] = ("method", "model", "benchmark")
 HEADINGS = dict(zip(TABLES, ("scores", "component studies", "averages", "costs"), strict=True))
 LEGEND = (
     "min, median and max of the distinct values that papers print without copying them; papers + copies: how many "
-    "print one, and how many only repeat one.",
+    "print one, and how many only repeat one. A single value stands under max.",
     "N ~: inferred from the digits, not stated. ?: a row is suspect. †: trained weights. Letters: see below the table. "
     "tok: visual tokens; mean tok: averaged over layers.",
 )
@@ -78,10 +78,10 @@ class PublishedTable:
         console = console or Console()
         for block in self.blocks:
             console.print(Text(block.title, style="bold"))
-            table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+            table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
             for name in block.cells:
                 right = _right(str(name))
-                table.add_column(str(name), justify="right" if right else "left", no_wrap=right)
+                table.add_column(str(name), justify="right" if right else "left", no_wrap=right, overflow="fold")
             for line in block.lines():
                 table.add_row(*map(escape, line))
             console.print(table)
@@ -95,7 +95,7 @@ class PublishedTable:
         """A section per block."""
         out = ["# Published numbers", ""]
         for block in self.blocks:
-            lines = [list(block.cells), ["---"] * len(block.cells.columns), *block.lines()]
+            lines = [list(map(str, block.cells)), ["---"] * len(block.cells.columns), *block.lines()]
             out += [f"## {block.title}", ""]
             out += [f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines]
             out += ["", *(f"- {note}" for note in block.notes), *([""] if block.notes else [])]
@@ -194,7 +194,10 @@ def overview(published: Published) -> PublishedTable:
     grid = pd.crosstab(label, known).reindex(columns=list(number.values()), fill_value=0)
     grid = grid.loc[grid.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     blocks = (
-        Block(f"{len(rows)} numbers of {rows.paper_id.nunique()} sources", _text(papers.join(sources).reset_index())),
+        Block(
+            f"{len(rows)} numbers of {rows.paper_id.nunique()} sources",
+            _text(papers.join(sources).reset_index().rename(columns={"first_public": "public"})),
+        ),
         Block(f"{len(models)} models", _text(listed)),
         Block("rows by method and model (# above)", _text(grid.reset_index()).replace("0", "")),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -76,14 +77,20 @@ SCALE = {("GFLOPs", "TFLOPs"): Decimal("0.001"), ("s", "ms"): Decimal(1000)}
 
 
 def load(folder: Path) -> Frames:
-    return {name: read_table(folder, name) for name in COLUMNS}
+    return {name: _table((folder / f"{name}.csv").resolve()) for name in COLUMNS}
+
+
+@lru_cache
+def _table(file: Path) -> pd.DataFrame:
+    return read_table(file.parent, file.stem)
 
 
 def rows(frames: Frames, names: Iterable[str] = TABLES) -> Iterator[tuple[str, Row]]:
     """Every row of the tables of numbers, with the name of its table."""
     for name in names:
-        for row in frames[name].to_dict("records"):
-            yield name, {str(key): value for key, value in row.items()}
+        columns = [frames[name][key].tolist() for key in frames[name]]
+        for values in zip(*columns, strict=True):
+            yield name, dict(zip(frames[name], values, strict=True))
 
 
 def exceptions(folder: Path, section: int) -> dict[str, list[str]]:

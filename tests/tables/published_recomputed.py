@@ -178,8 +178,9 @@ def check_conflicts(folder: Path) -> list[str]:
     """conflicts.csv is what `spread` makes of results.csv, every row and field."""
     published, stored = Published.read(folder), load(folder)["conflicts"]
     mine = {}
-    for setting, same in published.results.groupby("setting"):
-        found = spread(same)
+    needed = ["setting", "paper_id", "value", "provenance", "copied_from", "status", "unit"]
+    for setting, same in published.results[needed].groupby("setting"):
+        found = spread(same) if len(same) > 1 else None
         if found and len(found.values) > 1:
             mine[tuple(str(setting).split("\t")[1 : len(KEY) + 1])] = [
                 *(same.unit.iloc[0], str(len(found.values)), str(found.n_papers)),

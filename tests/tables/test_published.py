@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-import shutil
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -23,7 +22,7 @@ from tests.tables import published_checks, published_recomputed
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "results" / "published"
 CHECKS = published_checks.CHECKS | published_recomputed.CHECKS
-Edit = Callable[[pd.DataFrame], Any]
+Edit = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 @pytest.fixture(scope="module")
@@ -47,37 +46,26 @@ def test_the_shipped_tables_are_the_original_ones() -> None:
 
 def put(row: str, **fields: str) -> Edit:
     """An edit of one row."""
-
-    def edit(frame: pd.DataFrame) -> None:
-        for column, value in fields.items():
-            frame.loc[frame.row_id == row, column] = value
-
-    return edit
+    return lambda frame: frame.mask(frame.row_id == row, frame.assign(**fields))
 
 
 def first(**fields: str) -> Edit:
     """An edit of the first row of a small table."""
-
-    def edit(frame: pd.DataFrame) -> None:
-        for column, value in fields.items():
-            frame.loc[0, column] = value
-
-    return edit
+    return lambda frame: pd.concat([frame.head(1).assign(**fields), frame.iloc[1:]])
 
 
-def drop(frame: pd.DataFrame) -> None:
-    frame.drop(index=0, inplace=True)
+def drop(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.iloc[1:]
 
 
-def again(frame: pd.DataFrame) -> None:
+def again(frame: pd.DataFrame) -> pd.DataFrame:
     """The first row once more, under a new id if it has one."""
-    frame.loc[len(frame)] = frame.loc[0]
-    if "row_id" in frame:
-        frame.loc[len(frame) - 1, "row_id"] = "p9999"
+    copy = frame.head(1)
+    return pd.concat([frame, copy.assign(row_id="p9999") if "row_id" in frame else copy])
 
 
 FAULTS: list[tuple[str, str, Edit, str]] = [
-    ("headers", "metrics", lambda frame: frame.drop(columns="note", inplace=True), "metrics: columns"),
+    ("headers", "metrics", lambda frame: frame.drop(columns="note"), "metrics: columns"),
     ("ids", "ablations", put("p0261", row_id="p0001"), "p0001: row id twice"),
     ("ids", "results", put("p0002", row_id="q0002"), "q0002: not a row id"),
     ("ids", "method_aliases", first(alias="fastv"), "method_aliases: /fastv twice"),
@@ -120,7 +108,12 @@ FAULTS: list[tuple[str, str, Edit, str]] = [
     ("averages", "aggregates", put("p0012", n_members="4"), "p0012: 5 members, says 4"),
     ("averages", "aggregates", put("p0012", rule=""), "p0012: an average without cells, not in EXCEPTIONS.md 2"),
     ("averages", "results", put("p0007", value="32.9"), "p0012: recomputed"),
-    ("conflicts", "results", put("p0001", provenance="rerun", value="1"), ""),
+    (
+        "conflicts",
+        "results",
+        put("p0001", provenance="rerun", value="1"),
+        "'mathverse', 'one_version', '', 'acc', '') is missing",
+    ),
     ("conflicts", "conflicts", first(median="58.8"), "conflicts: ('llava_1_5_7b', 'cdpruner'"),
     ("conflicts", "conflicts", drop, "is missing"),
     ("conflicts", "conflicts", first(method_id="fastervlm"), "is no conflict"),
@@ -136,8 +129,115 @@ def test_a_fault_is_found(check: str, table: str, edit: Edit, found: str, tmp_pa
     for file in SHIPPED.iterdir():
         os.symlink(file, tmp_path / file.name)
     frame = pd.read_csv(SHIPPED / f"{table}.csv", dtype=str, keep_default_na=False)
-    edit(frame)
     (tmp_path / f"{table}.csv").unlink()
-    frame.to_csv(tmp_path / f"{table}.csv", index=False)
+    edit(frame).to_csv(tmp_path / f"{table}.csv", index=False)
     problems = CHECKS[check](tmp_path)
     assert any(found in problem for problem in problems), problems[:5]
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TablesError, match=r"results\.csv"):
+        Published.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "ids"),
+    [
+        ("FastV", "method", ["fastv", "", ""]),
+        ("fastv+dstp", "method", ["fastv", "dstp", ""]),
+        ("FiCoCo-V+DSTP", "method", ["ficoco_v", "dstp", ""]),
+        ("DSTP", "method", ["", "dstp", ""]),
+        ("PruMerge+", "method", ["prumerge_plus", "", ""]),
+        ("visionzip (fine-tuned)", "method", ["visionzip", "", "fine_tuned"]),
+        ("LLaVA-1.6-7B", "model", ["llava_next_7b"]),
+        ("Qwen/Qwen3-VL-4B-Instruct", "model", ["qwen3_vl_4b"]),
+        ("SQA", "benchmark", ["scienceqa_img"]),
+        ("SEED-I", "benchmark", ["seed_bench_image"]),
+    ],
+)
+def test_printed_names_lead_to_ids(published: Published, name: str, kind: Any, ids: list[str]) -> None:
+    assert list(published.resolve(name, kind).values()) == ids
+
+
+def test_every_name_of_the_tables_is_known(published: Published) -> None:
+    for alias in published.method_aliases.to_dict("records"):
+        ids = {key: alias[key] for key in ("method_id", "addon_id", "variant")}
+        assert published.resolve(alias["alias"].upper(), "method") == ids
+    for method in published.methods.method_id:
+        assert method in published.resolve(method, "method").values()
+
+
+def test_an_unknown_name_lists_near_ones(published: Published) -> None:
+    with pytest.raises(TablesError, match="near: visionzip"):
+        published.resolve("VisonZip", "method")
+    with pytest.raises(TablesError, match="no published row 'p5000'"):
+        published.row("p5000")
+
+
+def test_a_range_counts_values_once_and_copies_apart(published: Published) -> None:
+    row = published.results.query("model_id == 'llava_1_5_7b' and method_id == 'fastv' and benchmark_id == 'gqa'")
+    same = published.same_setting(row[row.budget_value == 128].iloc[0])
+    found = spread(same)
+    assert found is not None  # the values below are those of conflicts.csv
+    assert found.values == (49.6, 53.0, 54.1, 55.3)
+    assert found.papers[49.6] == ("sparsevlm", "trevs")
+    assert found.copies == ("diffprune", "sieve", "v2drop")
+    assert str(found) == "49.60 - 55.30 (median 53.55, 5 papers, 3 copies)"
+    assert spread(same.assign(status="quarantined")) is None
+    alone = spread(same[same.paper_id == "diffprune"])
+    assert alone is not None and alone.papers == {49.6: ("v2drop (as copied)",)}
+    assert str(alone) == "49.6 (1 paper, 1 copy)"
+
+
+def test_no_range_mixes_what_must_not_be_compared(published: Published) -> None:
+    for _, same in published.rows.groupby("setting"):
+        several = same.paper_id.nunique() > 1
+        for key in ("unit", "metric_id", "variant", "convention", "hardware", "workload", "rule", "budget_kind"):
+            assert same[key].nunique(dropna=False) == 1, (key, list(same.row_id))
+        assert len({*same.trained} - {""}) < 2, list(same.row_id)
+        if several and same.table.iloc[0] == "efficiency":
+            assert same.convention.iloc[0], list(same.row_id)
+
+
+@pytest.mark.parametrize(
+    "names", [(), ("fastv", "llava_1_5_7b"), ("LLaVA-NeXT-7B",), ("TwigVLM++", None), ("divprune",)]
+)
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal_and_have_three_other_forms(names: tuple[str | None, ...], width: int) -> None:
+    table = published_table(*names)
+    text = printed(table, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text  # nothing is cut off
+    rows = [line for line in table.to_markdown().splitlines() if line.startswith("| ")]
+    assert len(rows) == sum(len(block.cells) + 2 for block in table.blocks)
+    assert len(pd.read_csv(StringIO(table.to_csv()))) == len(table.frame)
+    assert table.to_latex().count(r"\begin{longtable}") == len(table.blocks)
+
+
+def printed(table: PublishedTable, width: int) -> str:
+    console = Console(file=StringIO(), width=width)
+    table.print(console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_a_method_and_a_model_in_any_order() -> None:
+    one, other = published_table("fastv", "qwen3_vl_4b").frame, published_table("Qwen3-VL-4B-Instruct", "FastV").frame
+    pd.testing.assert_frame_equal(one, other)
+    with pytest.raises(TablesError, match="both a method"):
+        published_table("fastv", "visionzip")
+    with pytest.raises(TablesError, match="near: methods fastv"):
+        published_table("fastvv")
+    with pytest.raises(TablesError, match="no paper"):
+        published_table("vimod", "llava_1_5_7b")
+
+
+def test_every_row_is_in_one_line_and_the_marks_are_there(published: Published) -> None:
+    table = published_table("llava_1_5_7b")
+    shown = " ".join(table.frame.rows).split()
+    assert sorted(shown) == sorted(published.rows.row_id[published.rows.model_id == "llava_1_5_7b"])
+    trained = table.frame[table.frame.variant == "fine_tuned"]
+    assert len(trained) and set(trained.trained) == {"true"} and set(trained.label) == {"visionzip (fine_tuned)"}
+    text = printed(published_table("TwigVLM++"), 120)
+    refused = text[text.index("not compared") :]
+    assert re.search(r"p1152 .* 94\.4: twigvlm_pp .*model not stated", refused)
