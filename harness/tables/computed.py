@@ -112,7 +112,7 @@ def _line(entry: Entry, row: Mapping[str, Any], against: Mapping[str, Any], toke
     name, addon = row.get("row_id", ""), row.get("addon_id", "")
     notes = [
         entry.note,
-        row and against and _difference(row, against, entry.full - tokens),
+        _difference(row, against, entry.full - tokens) if row and against else "",
         addon and f"executed: {method} alone, without {addon}",
     ]
     return Computed(
