@@ -5,8 +5,14 @@ drawn anew. Every random number comes from a fixed seed, so a table is the same 
 """
 
 from harness.tables.stats.accuracy import Estimate, accuracy
+from harness.tables.stats.lengths import log_ratio
+from harness.tables.stats.metric import metric, metric_paired
 from harness.tables.stats.paired import ALPHA, Difference, Verdict, holm, paired, verdict
+from harness.tables.stats.power import POWER, design_effect, detectable, power
+from harness.tables.stats.relative import relative
+from harness.tables.stats.repeated import repeated
 from harness.tables.stats.resample import LEVEL, RESAMPLES, SEED, Array
 
-__all__ = ["ALPHA", "LEVEL", "RESAMPLES", "SEED", "Array", "Difference", "Estimate", "Verdict",
-           "accuracy", "holm", "paired", "verdict"]  # fmt: skip
+__all__ = ["ALPHA", "LEVEL", "POWER", "RESAMPLES", "SEED", "Array", "Difference", "Estimate", "Verdict",
+           "accuracy", "design_effect", "detectable", "holm", "log_ratio", "metric", "metric_paired", "paired",
+           "power", "relative", "repeated", "verdict"]  # fmt: skip

@@ -13,7 +13,7 @@ from harness.tables.stats.resample import LEVEL, Array, bootstrap, by_cluster, i
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean credit with its 95 % interval, and the rule that gave the interval."""
+    """A value (a mean credit, if nothing else is said) with its 95 % interval, and the rule that gave the interval."""
 
     value: float
     low: float
@@ -30,8 +30,7 @@ def accuracy(credit: Array, cluster: Sequence[object]) -> Estimate:
     total, size = by_cluster(credit, cluster)
     mean = float(credit.mean())
     if binary(credit) and (size.max() == 1 or mean in (0.0, 1.0)):
-        wilson = stats.binomtest(round(mean * size.size), size.size).proportion_ci(LEVEL, method="wilson")
-        return Estimate(mean, float(wilson.low), float(wilson.high), "Wilson")
+        return wilson(mean, size.size)
     if size.size == 1:  # one cluster says nothing about the others
         return Estimate(mean, 0.0, 1.0, "cluster bootstrap")
     return Estimate(mean, *interval(bootstrap(total, size)), "cluster bootstrap")
@@ -40,3 +39,9 @@ def accuracy(credit: Array, cluster: Sequence[object]) -> Estimate:
 def binary(credit: Array) -> bool:
     """Whether credits are all or nothing."""
     return bool(((credit == 0) | (credit == 1)).all())
+
+
+def wilson(share: float, n: int) -> Estimate:
+    """A share of n, with Wilson's interval."""
+    found = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
+    return Estimate(share, float(found.low), float(found.high), "Wilson")

@@ -33,7 +33,7 @@ class Difference:
     p: float
     p_margin: float
     pairs: int
-    rule: Literal["exact McNemar", "sign-flip permutation"]
+    rule: Literal["exact McNemar", "sign-flip permutation", "cluster permutation of the metric", "clusters and runs"]
 
 
 def paired(credit: Array, other: Array, cluster: Sequence[object], margin: float = 0.01) -> Difference:
@@ -66,7 +66,7 @@ def paired(credit: Array, other: Array, cluster: Sequence[object], margin: float
 
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: p-values that may be held against the level as if each were alone."""
-    values = np.asarray(p, dtype=np.float64)
+    values = np.asarray(p, dtype=np.float64)  # statsmodels' multipletests does it, too, after a second of imports
     order = np.argsort(values, kind="stable")
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1)))

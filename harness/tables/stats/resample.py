@@ -6,7 +6,7 @@ very distribution of drawing clusters one by one and costs far less where kinds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -48,26 +48,34 @@ def by_cluster(values: Array, cluster: Sequence[object]) -> tuple[Array, Array]:
 
 def bootstrap(total: Array, size: Array) -> Array:
     """Draws [RESAMPLES] of sum(total) / sum(size) over clusters drawn with replacement."""
+    totals, sizes = sums(np.stack([total, size], axis=1)).T
+    return np.asarray(totals / sizes)
+
+
+def sums(parts: Array) -> Array:
+    """Draws [RESAMPLES, parts] of the sums of parts [clusters, parts] over clusters drawn with replacement."""
+    clusters = len(parts)
+    kinds, counts = np.unique(parts, axis=0, return_counts=True)
+    if len(kinds) * (_COST_KEPT if clusters <= _KEPT else _COST) < clusters:
+        times = np.random.default_rng(SEED).multinomial(clusters, counts / clusters, RESAMPLES)
+        return np.asarray(times @ kinds, dtype=np.float64)
+    if clusters <= _KEPT:
+        return (kept_times(clusters) @ parts.astype(np.float32)).astype(np.float64)
+    return np.concatenate([times @ parts for times in drawn_times(clusters)])
+
+
+def drawn_times(clusters: int, resamples: int = RESAMPLES) -> Iterator[npt.NDArray[np.float32]]:
+    """How often each cluster is drawn, in batches [batch, clusters]."""
     rng = np.random.default_rng(SEED)
-    pairs = total + 1j * size  # one number, so that one sum makes both
-    kinds, counts = np.unique(pairs, return_counts=True)
-    if kinds.size * (_COST_KEPT if pairs.size <= _KEPT else _COST) < pairs.size:
-        drawn = rng.multinomial(pairs.size, counts / pairs.size, RESAMPLES)
-        return np.asarray((drawn @ kinds.real) / (drawn @ kinds.imag))
-    if pairs.size <= _KEPT:
-        totals, sizes = (_times(pairs.size) @ np.stack([total, size], axis=1).astype(np.float32)).astype(np.float64).T
-        return np.asarray(totals / sizes)
-    kind = np.uint16 if pairs.size <= 1 << 16 else np.uint32
-    sums = np.concatenate([pairs[rng.integers(0, pairs.size, (n, pairs.size), kind)].sum(1) for n in _batches()])
-    return np.asarray(sums.real / sums.imag)
+    for n in batches(resamples):
+        drawn = rng.integers(0, clusters, (n, clusters)) + clusters * np.arange(n)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
-def _times(clusters: int) -> npt.NDArray[np.float32]:
-    """How often each cluster is drawn [RESAMPLES, clusters]: the same for all cells of a benchmark, so it is kept."""
-    rng = np.random.default_rng(SEED)
-    drawn = rng.integers(0, clusters, (RESAMPLES, clusters)) + clusters * np.arange(RESAMPLES)[:, None]
-    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float32)
+def kept_times(clusters: int) -> npt.NDArray[np.float32]:
+    """All of them [RESAMPLES, clusters]: the same for every cell of a benchmark, so they are kept."""
+    return np.concatenate(list(drawn_times(clusters)))
 
 
 def interval(draws: Array) -> tuple[float, float]:
@@ -89,7 +97,7 @@ def sign_flip(total: Array) -> float:
         units = units[units > 0]
         return _exact(units, seen * _UNITS) if units.size else 1.0
     rng = np.random.default_rng(SEED)
-    flips = [rng.integers(0, 2, (n, moved.size), np.int8) @ moved for n in _batches()]
+    flips = [rng.integers(0, 2, (n, moved.size), np.int8) @ moved for n in batches()]
     sums = np.abs(2 * np.concatenate(flips) - moved.sum())
     return float((1 + np.count_nonzero(sums >= seen - 1e-9)) / (1 + RESAMPLES))
 
@@ -105,5 +113,6 @@ def _exact(units: Index, seen: float) -> float:
     return float(np.clip(beyond, 2.0 ** (1 - counts.sum()), 1.0))  # what was seen, and its mirror image
 
 
-def _batches() -> list[int]:
-    return [min(_BATCH, RESAMPLES - done) for done in range(0, RESAMPLES, _BATCH)]
+def batches(resamples: int = RESAMPLES) -> list[int]:
+    """Sizes of the batches that resamples come in."""
+    return [min(_BATCH, resamples - done) for done in range(0, resamples, _BATCH)]
