@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,12 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
     shipped, *extra = map(str, configs.folders)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
     groups = configs.groups()
-    options = {group: configs.options(group) for group in groups}
+    options, defaults = {group: configs.options(group) for group in groups}, _defaults(configs)
     with initialize_config_dir(shipped, version_base="1.3"):
         for cell, missing in cells:
-            chosen = {group: cell[group] for group in groups if group in cell}
-            absent = [f"no {group} {name!r} here" for group, name in chosen.items() if name not in options[group]]
-            if missing or absent:
-                yield Composed({}, {**_defaults(configs), **chosen}, cell, missing or absent[0])
+            if missing := missing or absent(cell, options):
+                chosen = {group: cell[group] for group in groups if group in cell}
+                yield Composed({}, {**defaults, **chosen}, cell, missing)
                 continue
             # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
             typed = {k: v for k, v in cell.items() if k != "experiment"}
@@ -166,6 +165,14 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
                     choices[group] = target.rpartition(".")[2]
             values = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
             yield Composed(values, choices, cell)
+
+
+def absent(cell: Grid, options: Mapping[str, Collection[str]]) -> str | None:
+    """What a cell names that is not among the options of its group, if anything."""
+    for group, known in options.items():
+        if group in cell and cell[group] not in known:
+            return f"no {group} {cell[group]!r} here"
+    return None
 
 
 def _defaults(configs: Configs) -> dict[str, str]:
