@@ -74,6 +74,11 @@ class Spread:
         return len({paper for papers in self.papers.values() for paper in papers})
 
     @property
+    def listed(self) -> str:
+        """Every value with its papers: "46.1: btp, dart; 48: eadp"."""
+        return "; ".join(f"{value:.10g}: {', '.join(self.papers[value])}" for value in self.values)
+
+    @property
     def text(self) -> str:
         """For example "46.1 - 48.0 (median 46.4, 5 papers, 3 copies)"."""
         low, middle, high = numbers(self.min, self.median, self.max)

@@ -180,7 +180,8 @@ def overview(published: Published) -> PublishedTable:
     rows = published.rows
     counts = rows.groupby(["method_id", "addon_id", "model_id", "table"]).size().rename("rows").reset_index()
     sources = rows.groupby(["paper_id", "table"]).size().unstack(fill_value=0)[list(TABLES)]
-    papers = published.papers.set_index("paper_id").loc[list(dict.fromkeys(rows.paper_id)), ["arxiv", "first_public"]]
+    papers = published.papers.rename(columns={"first_public": "public"}).set_index("paper_id")
+    papers = papers.loc[list(dict.fromkeys(rows.paper_id)), ["arxiv", "public"]].join(sources).reset_index()
     models = [str(m) for m in published.models.model_id if (rows.model_id == m).any()]
     number: dict[str, str] = {model: str(i) for i, model in enumerate(models, 1)}
     by_model = rows[rows.model_id != ""].groupby("model_id")
@@ -196,10 +197,10 @@ def overview(published: Published) -> PublishedTable:
     blocks = (
         Block(
             f"{len(rows)} numbers of {rows.paper_id.nunique()} sources",
-            _text(papers.join(sources).reset_index().rename(columns={"first_public": "public"})),
+            papers,
         ),
-        Block(f"{len(models)} models", _text(listed)),
-        Block("rows by method and model (# above)", _text(grid.reset_index()).replace("0", "")),
+        Block(f"{len(models)} models", listed),
+        Block("rows by method and model (# above)", grid.replace(0, "").reset_index()),
     )
     return PublishedTable(counts, blocks, ("vtpbench published METHOD and/or MODEL shows the numbers.",))
 
@@ -220,7 +221,7 @@ def _line(rows: pd.DataFrame, found: Spread | None, trained: set[str]) -> dict[s
         **{key: getattr(found, key) if found else None for key in ("min", "median", "max")},
         "papers": found.n_papers if found else 0,
         "copies": len(found.copies) if found else 0,
-        "values": _values(found) if found else f"{first.value_printed}: {first.paper_id}",
+        "values": found.listed if found else f"{first.value_printed}: {first.paper_id}",
         **{key: first[key] for key in ("n_items", "n_source", "workload", "hardware", "batch", "convention")},
         "members": first.members,
         "trained": "true" if first.method_id in trained or "true" in set(rows.trained) else first.trained,
@@ -230,10 +231,6 @@ def _line(rows: pd.DataFrame, found: Spread | None, trained: set[str]) -> dict[s
         "rows": " ".join(rows.row_id),
         "reason": "" if found else first.note,
     }
-
-
-def _values(found: Spread) -> str:
-    return "; ".join(f"{value:.10g}: {', '.join(found.papers[value])}" for value in found.values)
 
 
 def _block(title: str, frame: pd.DataFrame) -> Block:
@@ -292,7 +289,7 @@ def _refused(frame: pd.DataFrame) -> Sequence[Block]:
         "budget": frame.budget_printed, "metric": (frame.benchmark_id + " " + frame.metric_id).str.strip(),
         "printed": frame["values"], "reason": frame.reason,
     })  # fmt: skip
-    return (Block("not compared (quarantined)", _text(cells)),)
+    return (Block("not compared (quarantined)", cells),)
 
 
 def _latex(text: str) -> str:
@@ -301,7 +298,3 @@ def _latex(text: str) -> str:
 
 def _right(name: str) -> bool:
     return name in _RIGHT or name.isdigit()
-
-
-def _text(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.astype(str)

@@ -185,7 +185,7 @@ def check_conflicts(folder: Path) -> list[str]:
             mine[tuple(str(setting).split("\t")[1 : len(KEY) + 1])] = [
                 *(same.unit.iloc[0], str(len(found.values)), str(found.n_papers)),
                 *(f"{round(x, 6):.10g}" for x in (found.min, found.median, found.max, found.max - found.min)),
-                "; ".join(f"{value:.10g}: {', '.join(found.papers[value])}" for value in found.values),
+                found.listed,
                 ", ".join(found.copies),
                 str(found.suspect).lower(),
             ]
