@@ -53,14 +53,14 @@ def _keys() -> list[Column]:
 
 
 def _comparison(brief: bool, rows: Sequence[Row]) -> list[Column]:
-    interval = "± 95 %" if brief else "[95 %]"
+    ends = "± 95 %" if brief else "[95 %]"
     metric = rows[0]["metric"]
     headline = [] if metric == "mean" else [Column((metric, "%"), lambda row: percent(row["metric_value"]), COMPARISON)]
     return [
         Column(("", "N"), lambda row: str(row["n"]), COMPARISON),
         *headline,
-        Column(("accuracy %", interval), lambda row: _interval(row, "accuracy", "{:.1f}", brief), COMPARISON),
-        Column(("Δ points", interval), lambda row: difference(row, brief), COMPARISON),
+        Column(("accuracy %", ends), lambda row: interval(row, "accuracy", "{:.1f}", brief), COMPARISON),
+        Column(("Δ points", ends), lambda row: difference(row, brief), COMPARISON),
         Column(("p", "Holm"), lambda row: _p(row["p_holm"]), COMPARISON),
         Column(("", "verdict"), lambda row: or_none(row["verdict"], str), COMPARISON, left=True),
     ]
@@ -121,7 +121,8 @@ def budget(row: Row) -> str:
     return or_none(row["keep"], "{:.3g}".format)
 
 
-def _interval(row: Row, key: str, form: str, brief: bool) -> str:
+def interval(row: Row, key: str, form: str, brief: bool) -> str:
+    """A share in points with its two ends, or ± the longer arm."""
     if math.isnan(row[key]):
         return NONE
     value, low, high = (round(100 * row[k], 1) + 0.0 for k in (key, f"{key}_low", f"{key}_high"))  # no -0.0
@@ -132,7 +133,7 @@ def _interval(row: Row, key: str, form: str, brief: bool) -> str:
 
 def difference(row: Row, brief: bool) -> str:
     """In points with its interval, and the number of pairs where that is not N."""
-    return _interval(row, "difference", "{:+.1f}", brief) + (f" ({row['pairs']:g})" if row["pairs"] < row["n"] else "")
+    return interval(row, "difference", "{:+.1f}", brief) + (f" ({row['pairs']:g})" if row["pairs"] < row["n"] else "")
 
 
 def _p(p: float) -> str:

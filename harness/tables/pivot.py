@@ -15,12 +15,13 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from harness.tables import pivot_text, render
+from harness.tables import pivot_caption, pivot_text, render
 from harness.tables.bands import BUDGETS, bands
-from harness.tables.frames import TablesError
+from harness.tables.frames import TablesError, samples_frame
 from harness.tables.leaderboard import Leaderboard, leaderboard
 from harness.tables.pareto import COSTS, machines, pareto, total_flops
 from harness.tables.pivot_cells import AXES, placed, refuse
+from harness.tables.pivot_pairs import with_ratios, with_relative
 from harness.tables.pivot_text import METRICS, ROW, Asked
 
 
@@ -31,7 +32,9 @@ class Pivot:
     Attributes:
         frame: one row per cell, raw values: the columns of `Leaderboard.frame`, then section, row and column (with
             row_budget or column_budget where methods are told apart by it), headline, flops (all parts), value (of
-            the metric), budget and band (of the row), cost_per_correct (FLOPs), front_flops and front_seconds.
+            the metric), budget and band (of the row), cost_per_correct (FLOPs), machine, front_flops and front_seconds;
+            of accuracies by benchmark relative with its ends (of the row), of trace lengths the ratios to the reference
+            (finished_ratio, right_ratio, ...).
         notes: the caption, one sentence a line.
         asked: what the table shows.
         command: what printed it, if known.
@@ -104,8 +107,12 @@ def pivot(
     asked = Asked(rows, cols, metric, against, margin, budget)
     frame = placed(_valued(board.frame, metric), rows, cols)
     refuse(frame, asked)
+    if metric == "trace_length":
+        frame = with_ratios(frame, samples_frame(results, models, benchmarks))
+    if asked.relative:
+        frame = with_relative(frame, samples_frame(results, models, benchmarks))
     frame = _ordered(_banded(_fronts(frame, results), asked), asked)
-    return Pivot(frame, pivot_text.notes(frame, asked), asked, command)
+    return Pivot(frame, pivot_caption.notes(frame, asked), asked, command)
 
 
 def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The columns of a pivot table as text, and the sentences below it."""
+"""The columns of a pivot table: headings and the text of every cell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.tables import caption
-from harness.tables.bands import BUDGETS, TOLERANCE
+from harness.tables.bands import BUDGETS
 from harness.tables.columns import (
     COMPARISON,
     KEYS,
@@ -17,17 +17,16 @@ from harness.tables.columns import (
     Column,
     Row,
     Table,
-    budget,
     decimals,
     difference,
+    interval,
     largest,
-    or_none,
     percent,
     places,
     prefix,
 )
 from harness.tables.frames import FLOPS
-from harness.tables.pareto import CEILINGS, COSTS
+from harness.tables.pareto import COSTS
 from harness.tables.render import SIGNS
 
 ROW, COLUMN = ["section", "row", "row_budget"], ["column", "column_budget"]
@@ -80,6 +79,11 @@ class Asked:
         return self.rows == "method" and self.cols != "keep"
 
     @property
+    def relative(self) -> bool:
+        """Whether rows have a mean over benchmarks."""
+        return self.metric == "accuracy" and self.cols == "benchmark" and self.rows in {"method", "addon", "keep"}
+
+    @property
     def heading(self) -> str:
         """Title of the whole."""
         return f"{self.metric.capitalize()}: {self.rows} by {self.cols}".replace("_", " ")
@@ -94,7 +98,7 @@ class Grid(Table):
 
     def columns(self, brief: bool = False) -> list[Column]:
         """The names of a row, one column per value of `cols`, and for accuracies the cost and the fronts."""
-        summary = _summary(self.every) if self.asked.metric == "accuracy" else []
+        summary = _summary(self.every, brief) if self.asked.metric == "accuracy" else []
         return [*_keys(self.asked, self.every), *self._values(brief), *summary]
 
     def _values(self, brief: bool) -> Iterator[Column]:
@@ -103,7 +107,8 @@ class Grid(Table):
             sizes = {int(n) for n in part.n if n}
             below = keep or (f"N {min(sizes)}" if len(sizes) == 1 else "")
             text = _text(self.asked.metric, (name, keep), self.every, brief)
-            yield Column((str(name), str(below)), text, COMPARISON)
+            sign = " †" if self.asked.cols == "method" and part.method.isin(caption.DIAGNOSTIC).all() else ""
+            yield Column((f"{name}{sign}", str(below)), text, COMPARISON)
 
 
 def grids(frame: pd.DataFrame, asked: Asked) -> list[Grid]:
@@ -113,34 +118,12 @@ def grids(frame: pd.DataFrame, asked: Asked) -> list[Grid]:
     return [Grid(title, [row for row in every if row["section"] == title], every, frame, asked) for title in titles]
 
 
-def notes(frame: pd.DataFrame, asked: Asked) -> tuple[str, ...]:
-    """Caption of a pivot table; sentences that do not apply are left out."""
-    metric = METRICS[asked.metric]
-    out = [f"{caption.count(len(frame), 'cell')}. {asked.metric}: {metric.meaning}."]
-    if asked.metric == "accuracy":
-        out += _tests(frame, asked)
-    out += [_protocols(frame)]
-    if asked.banded:
-        out += [_bands(frame, asked)]
-    if asked.metric == "accuracy":
-        out += _fronts(frame)
-    out += caption.scoring(frame) if metric.judged else []
-    if frame.failed.sum():
-        out += [f"{caption.count(int(frame.failed.sum()), 'sample')} failed and count nowhere."]
-    if frame.method.isin(caption.DIAGNOSTIC).any():
-        out += ["†: diagnostic, a floor or a ceiling and not a method to use."]
-    if frame.benchmark.str.startswith("glyph_").any():
-        out += [
-            "Self-test (glyph_*): made pictures and a tiny model; says that the harness works, not which method is best."
-        ]
-    return (*out, "-: not defined, not run, or nothing finished.")
-
-
 def _row(cells: pd.DataFrame) -> Row:
     first = cells.iloc[0]
     whole = len(cells)
     row = {key: first[key] for key in (*ROW, "method", "band", "budget")}
     row |= {"cells": {(cell["column"], cell["column_budget"]): cell for cell in cells.to_dict("records")}}
+    row |= {key: first.get(key, math.nan) for key in ("relative", "relative_low", "relative_high")}
     row |= {cost: cells[cost].mean(skipna=False) for cost in COSTS}
     counts = {sign: int(cells[f"front_{cost}"].sum()) for cost, sign in COSTS.items()}
     of = [sign + (f" {n}/{whole}" if whole > 1 else "") for sign, n in counts.items() if n]
@@ -164,8 +147,8 @@ def _keys(asked: Asked, rows: Sequence[Row]) -> list[Column]:
     return [Column(("", "band"), lambda row: str(row["band"]), KEYS), *named, shown]
 
 
-def _summary(rows: Sequence[Row]) -> list[Column]:
-    """Cost and fronts; means stay out (-) where a row has not all columns."""
+def _summary(rows: Sequence[Row], brief: bool) -> list[Column]:
+    """Relative accuracy, cost and fronts; means stay out (-) where a row has not all columns."""
     most = max(row["whole"] for row in rows)
     full = [row if row["whole"] == most else row | dict.fromkeys(COSTS, math.nan) for row in rows]
     known = {tuple(row[key] for key in ROW): row for row in full}
@@ -173,7 +156,10 @@ def _summary(rows: Sequence[Row]) -> list[Column]:
     def of(column: Column) -> Column:
         return Column(column.head, lambda row: column.text(known[tuple(row[k] for k in ROW)]), column.group)
 
+    heads = ("relative %", "± 95 %" if brief else "[95 %]")
+    relative = Column(heads, lambda row: interval(row, "relative", "{:.1f}", brief), "summary")
     return [
+        *([relative] if any(not math.isnan(row["relative"]) for row in rows) else []),
         of(_scaled(("", "FLOPs"), "flops", full, "summary")),
         Column(("seconds", "/sample"), of(_scaled(("", "s"), "seconds", full, "summary")).text, "summary"),
         Column(("", "front"), lambda row: str(row["front"]), "summary", left=True),
@@ -182,21 +168,27 @@ def _summary(rows: Sequence[Row]) -> list[Column]:
 
 def _scaled(head: tuple[str, str], key: str, rows: Sequence[Row], group: str) -> Column:
     """A column of numbers with SI prefix, three digits for the largest."""
-    letter, unit = _unit(head[1], largest(rows, key))
+    letter, unit = si(head[1], largest(rows, key))
     return Column((head[0], letter + head[1]), decimals(key, places(largest(rows, key) / unit), unit), group)
 
 
-def _unit(name: str, top: float) -> tuple[str, float]:
+def si(name: str, top: float) -> tuple[str, float]:
+    """Prefix and size of a unit, for the largest number of a column; only FLOPs and bytes take prefixes."""
     return prefix(top) if name in {"FLOPs", "B"} else ("", 1.0)
 
 
 def _text(metric: str, column: object, rows: Sequence[Row], brief: bool) -> Callable[[Row], str]:
     """What a row shows in a column."""
-    if metric == "accuracy":
-        one: Callable[[Row], str] = lambda cell: _accuracy(cell, brief)  # noqa: E731
-    else:
-        one = _number(metric, [cell for row in rows for cell in row["cells"].values()])
-    return lambda row: one(row["cells"][column]) if column in row["cells"] else NONE
+    special = {"accuracy": _accuracy, "trace_length": _length}.get(metric)
+    number = _number(metric, [cell for row in rows for cell in row["cells"].values()])
+
+    def text(row: Row) -> str:
+        cell = row["cells"].get(column)
+        if cell is None or math.isnan(cell["value"]):
+            return NONE
+        return special(cell, brief) if special else number(cell)
+
+    return text
 
 
 def _number(metric: str, cells: Sequence[Row]) -> Callable[[Row], str]:
@@ -206,9 +198,9 @@ def _number(metric: str, cells: Sequence[Row]) -> Callable[[Row], str]:
     if unit == SHARE:
         return decimals("value", 2)
     top = largest(cells, "value")
-    letter, size = _unit(unit, top)
+    letter, size = si(unit, top)
     number = decimals("value", places(top / size), size)
-    return lambda cell: or_none(cell["value"], lambda _: f"{number(cell)} {letter}{unit}".removesuffix(" tokens"))
+    return lambda cell: f"{number(cell)} {letter}{unit}"
 
 
 def _accuracy(cell: Row, brief: bool) -> str:
@@ -218,75 +210,11 @@ def _accuracy(cell: Row, brief: bool) -> str:
     return f"{value} ({difference(cell, brief)}) {SIGNS[cell['verdict']]}"
 
 
-def _tests(frame: pd.DataFrame, asked: Asked) -> list[str]:
-    compared = frame[frame.p.notna()]
-    if compared.empty:
-        return []
-    target = {"full": "the full model", "base": "the method without its add-on"}.get(
-        asked.against, f"{asked.against}, same budget"
-    )
-    out = [
-        f"In brackets: paired difference to {target} in points and its 95 % interval by paired cluster bootstrap. "
-        f"p: {caption.join(frame.test)}, Holm-adjusted over {caption.count(len(compared), 'compared cell')}.",
-        f"At the 5 % level: = equivalent, shown to be within ±{caption.count(asked.margin, 'point')} (TOST, likewise "
-        "adjusted); ↓ worse or ↑ better, p < 0.05 and not equivalent; ? inconclusive, neither shown.",
-    ]
-    if (compared.pairs < compared.n).any():
-        out += ["(n): pairs, where fewer than N samples were common to both cells."]
-    return out
-
-
-def _protocols(frame: pd.DataFrame) -> str:
-    used = {str(name): ", ".join(sorted(set(part.benchmark))) for name, part in frame.groupby("protocol")}
-    if len(used) == 1:
-        return f"Protocol: {next(iter(used))}."
-    return f"Protocols: {'; '.join(f'{name} for {benchmarks}' for name, benchmarks in used.items())}."
-
-
-def _bands(frame: pd.DataFrame, asked: Asked) -> str:
-    ranges = []
-    for band, part in frame[~frame.band.isin(["full", "-"])].groupby(frame.band, sort=False):
-        low, high = part.budget.min(), part.budget.max()
-        letter, unit = _unit("FLOPs" if asked.budget == "flops" else "", high)
-        ends = dict.fromkeys(f"{end / unit:.3g}" for end in (low, high))
-        ranges += [f"{band}: {' to '.join(ends)}{f' {letter}FLOPs' if asked.budget == 'flops' else ''}"]
-    out = (
-        f"Bands of equal {asked.budget} ({BUDGETS[asked.budget]}; mean over the columns): at most "
-        f"{100 * TOLERANCE:g} % below the largest of the band. Compare methods inside a band only."
-    )
-    return f"{out} {'; '.join(ranges)}." if ranges else out
-
-
-def _fronts(frame: pd.DataFrame) -> list[str]:
-    """What the fronts mean, and who stands on them."""
-    several = frame.groupby("title").machine.nunique() > 1
-    both = frame.title[frame.machine.str.contains(" and ", regex=False, na=False)]
-    mixed = sorted({*several.index[several], *both})
-    out = [
-        "front: of all budgets, no cell is as accurate and as cheap and better in one of the two; T: executed FLOPs, "
-        "s: seconds, with the number of columns. Point estimates; intervals may overlap."
-    ]
-    if frame.method.isin(CEILINGS).any():
-        out += [f"{' and '.join(sorted(CEILINGS & set(frame.method)))}: on no front, not to be reached by a method."]
-    where = [axis for axis in ("model", "benchmark", "protocol", "decoding") if frame[axis].nunique() > 1]
-    for cost, sign in COSTS.items():
-        found = [
-            f"{_place(part, where)}{_names(part, cost)}" for _, part in frame[frame[f"front_{cost}"]].groupby("title")
-        ]
-        out += [f"Front {sign}, from cheap to dear: {'; '.join(found)}."] if found else []
-    for title in mixed:
-        part = frame[frame.title == title]
-        seen = ", ".join(sorted(set(part.machine.dropna())))
-        out += [f"No front s, {_place(part, where)}seconds were taken on several machines, {seen}."]
-    if frame.machine.isna().any():
-        out += [f"Machine not recorded for {caption.count(int(frame.machine.isna().sum()), 'cell')}: mind the seconds."]
-    return out
-
-
-def _place(cells: pd.DataFrame, where: Sequence[str]) -> str:
-    return " ".join(str(cells.iloc[0][axis]) for axis in where) + ": " if where else ""
-
-
-def _names(cells: pd.DataFrame, cost: str) -> str:
-    rows: list[Row] = cells.sort_values([cost, "label"]).to_dict("records")  # type: ignore[assignment]
-    return ", ".join(row["label"] if row["method"] == "none" else f"{row['label']} {budget(row)}" for row in rows)
+def _length(cell: Row, brief: bool) -> str:
+    parts = [f"{percent(cell['truncated'])} % cut"]
+    for name in ("finished", "right"):
+        value, low, high = (cell[f"{name}_{key}"] for key in ("ratio", "ratio_low", "ratio_high"))
+        if not math.isnan(value):
+            ends = f"± {max(value - low, high - value):.2f}" if brief else f"[{low:.2f}, {high:.2f}]"
+            parts += [f"{'right ' if name == 'right' else ''}×{value:.2f} {ends}"]
+    return f"{cell['value']:g} ({', '.join(parts)})"
