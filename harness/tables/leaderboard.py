@@ -92,8 +92,7 @@ def leaderboard(
         cells = _under(cells, protocol)
     if against not in {"full", "base", *cells.method}:
         raise TablesError(f"against must be full, base or one of {', '.join(sorted(set(cells.method)))}; got {against}")
-    judged = set(cells.cell[cells.unjudged == 0])
-    done = {str(cell): part for cell, part in samples[~samples.failed].groupby("cell") if cell in judged}
+    done = _credits(samples[~samples.failed & samples.cell.isin(cells.cell[cells.unjudged == 0])])
     rows: list[Row] = cells.to_dict("records")  # type: ignore[assignment]
     measured = [_statistics(row, _reference(row, rows, against), done, margin / 100) for row in rows]
     frame = cells.join(pd.DataFrame(measured, columns=_STATISTICS, index=cells.index))
@@ -108,12 +107,23 @@ def _under(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return kept.reset_index(drop=True)
 
 
+def _credits(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Per cell: credit and cluster, under one number per sample id and repeat, which is sooner found than a text."""
+    item, cluster = pd.factorize(samples.id)[0], pd.factorize(samples.cluster)[0]
+    key = item * (1 + samples["repeat"].max()) + samples["repeat"]
+    numbers = pd.DataFrame({"credit": samples.credit, "cluster": cluster}).set_index(key)
+    return {str(cell): part for cell, part in numbers.groupby(samples.cell.to_numpy(), observed=True)}
+
+
 def _reference(row: Row, rows: Sequence[Row], against: str) -> str | None:
     """The cell that a row is compared with; of several (run with other software, say) the one with most samples."""
 
     def fits(other: Row) -> bool:
-        if other["cell"] == row["cell"] or other["setting"] != row["setting"] or other["addon"] != "none":
+        if other["addon"] != "none" or not wanted(other) or other["cell"] == row["cell"]:
             return False
+        return bool(other["setting"] == row["setting"])  # last, for it takes longest
+
+    def wanted(other: Row) -> bool:
         if against == "full":
             return bool(other["method"] == "none")
         if against == "base":
@@ -133,14 +143,15 @@ def _statistics(row: Row, reference: str | None, done: dict[str, pd.DataFrame], 
     ours = done.get(row["cell"])
     if ours is None:
         return {}
-    estimate = stats.accuracy(ours.credit.to_numpy(), list(ours.cluster))
+    estimate = stats.accuracy(ours.credit.to_numpy(), ours.cluster.tolist())
     out = {"accuracy_low": estimate.low, "accuracy_high": estimate.high, "rule": estimate.rule}
     if reference not in done:
         return out
-    both = ours.merge(done[reference][["id", "repeat", "credit"]], on=["id", "repeat"], suffixes=("", "_other"))
+    at = done[reference].index.get_indexer(ours.index)
+    both, other = ours[at >= 0], done[reference].credit.to_numpy()[at[at >= 0]]
     if both.empty:
         return out
-    d = stats.paired(both.credit.to_numpy(), both.credit_other.to_numpy(), list(both.cluster), margin)
+    d = stats.paired(both.credit.to_numpy(), other, both.cluster.tolist(), margin)
     values = [reference, d.pairs, d.value, d.low, d.high, d.p, d.p_margin]
     return out | dict(zip(_COMPARED, values, strict=True)) | {"test": d.rule}
 
@@ -170,7 +181,8 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
         tag = dict(zip(settings[first.index], tags, strict=True))
         frame.loc[same.index, "title"] += [f" · {tag[x]}" if tag[x] else "" for x in settings]
     for _, same in frame.groupby(["title", "label", "keep", "tokens"], dropna=False):
-        frame.loc[same.index, "label"] += [f" {x}" if x else "" for x in varying(list(same.params))]
+        if len(same) > 1:
+            frame.loc[same.index, "label"] += [f" {x}" if x else "" for x in varying(list(same.params))]
     for _, same in frame.groupby(["title", "label", "keep", "tokens"], dropna=False):
         if len(same) > 1:  # the folder's hash tells what the configuration does not
             frame.loc[same.index, "label"] += " #" + same.cell.str.rpartition("-")[2]
