@@ -17,7 +17,7 @@ from rich.console import Console
 
 from harness.tables import pivot_caption, pivot_text, render
 from harness.tables.bands import BUDGETS, bands
-from harness.tables.frames import TablesError, samples_frame
+from harness.tables.frames import TablesError, load
 from harness.tables.leaderboard import Leaderboard, leaderboard
 from harness.tables.pareto import COSTS, machines, pareto, total_flops
 from harness.tables.pivot_cells import AXES, placed, refuse
@@ -108,9 +108,9 @@ def pivot(
     frame = placed(_valued(board.frame, metric), rows, cols)
     refuse(frame, asked)
     if metric == "trace_length":
-        frame = with_ratios(frame, samples_frame(results, models, benchmarks))
+        frame = with_ratios(frame, load(results, models, benchmarks)[1])
     if asked.relative:
-        frame = with_relative(frame, samples_frame(results, models, benchmarks))
+        frame = with_relative(frame, load(results, models, benchmarks)[1])
     frame = _ordered(_banded(_fronts(frame, results), asked), asked)
     return Pivot(frame, pivot_caption.notes(frame, asked), asked, command)
 
