@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from harness.runs.cells import parse_config
-from harness.runs.experiment import Experiment, ExperimentCell, matching
+from harness.runs.compose import Configs, absent, compose_cells
+from harness.runs.errors import Skip
+from harness.runs.experiment import Experiment, Span, matching
 from harness.tables import stats
 from harness.tables.columns import Row
 from harness.tables.comparison import Ours, drift, judged, obstacles, spread_of
@@ -34,11 +36,13 @@ NUMBERS = (
 )
 TEXTS = tuple(name for name in COLUMNS if name not in NUMBERS)
 
-Planned = tuple[ExperimentCell, ExperimentCell]
+Planned = tuple[Span, Span]
 """A cell of an experiment, and the one that is run for it: itself, or its tiny stand-in."""
 
 
-def lines(experiment: Experiment, planned: Sequence[Planned], stored: Stored, published: Published) -> pd.DataFrame:
+def lines(
+    experiment: Experiment, planned: Sequence[Planned], configs: Configs, stored: Stored, published: Published
+) -> pd.DataFrame:
     """One line per published row of the cells of an experiment, and per cell that has no such row.
 
     Columns: what and where; row_id, printed, published (a number, in its unit), provenance, range over all papers and
@@ -50,27 +54,32 @@ def lines(experiment: Experiment, planned: Sequence[Planned], stored: Stored, pu
     tables = experiment.published
     rows = tables.rows(published.rows) if tables else published.rows[:0]
     every = tables is not None and tables.paper == "all"
+    options = {group: configs.options(group) for group in configs.groups()}
     out: list[dict[str, Any]] = []
     for cell, runs in planned:
-        state, ours = _find(runs, stored)
+        missing = runs.missing or absent(runs.overrides, options)
+        state, ours = (missing, None) if missing else _find(runs, configs, stored)
         base = _head(experiment.name, cell, runs) | {"state": state, "cell": ours["cell"] if ours else None}
         instead = f"{runs.overrides['model']} on {runs.overrides['benchmark']}" if runs is not cell and ours else None
-        for row in _rows(matching(rows, cell.published), published, every) or [None]:
+        for row in _rows(matching(rows, cell.published), published, every):
             theirs = {} if row is None else _theirs(row, published)
             out.append(base | theirs | (_measured(ours, instead, row, theirs, stored, published) if ours else {}))
     frame = pd.DataFrame(out, columns=list(COLUMNS))
     return frame.astype(dict.fromkeys(NUMBERS, "float64")).astype(dict.fromkeys(TEXTS, object))
 
 
-def _find(cell: ExperimentCell, stored: Stored) -> tuple[str, Row | None]:
-    """What became of a cell, and its row if it was run."""
-    if cell.composed is None:
-        return cell.missing or "not composed", None
-    ours = stored.find(parse_config(cell.composed))
+def _find(cell: Span, configs: Configs, stored: Stored) -> tuple[str, Row | None]:
+    """What became of a cell, and its row if it was run. Composing is slow, so a look at the names comes first."""
+    if not stored.named(cell.overrides):
+        return "not run", None
+    try:
+        ours = stored.find(parse_config(next(compose_cells([(cell.overrides, None)], configs))))
+    except Skip as skip:
+        return str(skip), None
     return ("run", ours) if ours else ("not run", None)
 
 
-def _head(name: str, cell: ExperimentCell, runs: ExperimentCell) -> dict[str, Any]:
+def _head(name: str, cell: Span, runs: Span) -> dict[str, Any]:
     key, typed = cell.published, cell.overrides
     extra = [f"{k.partition('.')[2]}={v}" for k, v in typed.items() if k.startswith(("pruner.", "addon."))]
     plus = "" if typed.get("addon", "none") == "none" else f"+{typed['addon']}"
@@ -84,18 +93,21 @@ def _head(name: str, cell: ExperimentCell, runs: ExperimentCell) -> dict[str, An
     }
 
 
-def _rows(found: pd.DataFrame, published: Published, every: bool) -> list[Row]:
-    """The published rows to show: all of a paper, or of all papers one per metric, the method's own before others."""
+def _rows(found: pd.DataFrame, published: Published, every: bool) -> Sequence[Row | None]:
+    """The published rows to show: all of a paper, or of all papers one per metric, the method's own before others.
+
+    None stands for a cell that no paper prints.
+    """
     rows: list[Row] = found.to_dict("records")  # type: ignore[assignment]
     if not every:
-        return rows
+        return rows or [None]
     own = dict(zip(published.methods.method_id, published.methods.paper_id, strict=True))
     usable = [row for row in rows if row["status"] != "quarantined"]
     rank = {"measured": 0, "rerun": 1, "unknown": 2, "copied": 3}
     best: dict[tuple[str, ...], Row] = {}
     for row in sorted(usable, key=lambda r: (own.get(r["method_id"]) != r["paper_id"], rank[r["provenance"]])):
         best.setdefault((row["benchmark_id"], row["version"], row["split"], row["metric_id"]), row)
-    return list(best.values())
+    return list(best.values()) or [None]
 
 
 def _theirs(row: Row, published: Published) -> dict[str, Any]:
@@ -133,7 +145,12 @@ def _measured(
         return {"comparable": f"no (runs do not measure {metric})"}
     full = stored.full(ours) if ours["method"] != "none" else None
     drop = _own_drop(ours, full, metric, stored)
-    out = {"ours": estimate.value, "ours_low": estimate.low, "ours_high": estimate.high, "n": estimate.n} | drop
+    out: dict[str, Any] = {
+        "ours": estimate.value,
+        "ours_low": estimate.low,
+        "ours_high": estimate.high,
+        "n": estimate.n,
+    } | drop
     if row is None:
         return out
     n = _items(row, published)

@@ -15,7 +15,7 @@ from rich.console import Console
 from harness.runs.compose import Configs
 from harness.runs.experiment import Experiment
 from harness.tables import render
-from harness.tables.columns import COMPARISON, KEYS, NONE, Column, Row
+from harness.tables.columns import COMPARISON, KEYS, NONE, Column, Row, Table
 from harness.tables.computed import ComputedTable, compute
 from harness.tables.frames import TablesError
 from harness.tables.published import Published
@@ -57,8 +57,9 @@ class Reproduction:
         return "\n".join([*parts, render.latex(self._sheets(), self.notes, self.command)])
 
     def to_csv(self) -> str:
-        """All columns, raw and in full precision."""
-        return self.frame.to_csv(index=False, lineterminator="\n")
+        """All columns, raw and in full precision; computed rows first, if there are any."""
+        parts = [*(table.frame for table in self.computed.values()), self.frame]
+        return "\n".join(part.to_csv(index=False, lineterminator="\n") for part in parts if len(part))
 
     def _sheets(self) -> list[Sheet]:
         rows: list[Row] = self.frame.to_dict("records")  # type: ignore[assignment]
@@ -66,13 +67,8 @@ class Reproduction:
         return [Sheet(title, [row for row in rows if _title(row) == title], rows) for title in titles]
 
 
-@dataclass(frozen=True)
-class Sheet:
+class Sheet(Table):
     """One section: an experiment on a model."""
-
-    title: str
-    rows: list[Row]
-    every: list[Row]
 
     def columns(self, brief: bool = False) -> list[Column]:
         """All columns, in order; `brief` writes intervals as ± their longer arm."""
@@ -128,8 +124,8 @@ def reproduction(
         if experiment.computed and not asked:
             computed[name] = compute(experiment.computed, published.rows)
         planned = _planned(experiment, configs, tiny, wanted)
-        stored = Stored.read(results, [runs.overrides["model"] for _, runs in planned if runs.composed])
-        frames.append(lines(experiment, planned, stored, published))
+        stored = Stored.read(results, [runs.overrides["model"] for _, runs in planned if not runs.missing])
+        frames.append(lines(experiment, planned, configs, stored, published))
     frame = pd.concat(frames, ignore_index=True)
     if frame.empty and not computed:
         raise TablesError(f"{', '.join(names)}: no cell with {' '.join(asked)}")
@@ -141,11 +137,15 @@ def reproduction(
 def _planned(
     experiment: Experiment, configs: Configs, tiny: bool, wanted: Mapping[str, Sequence[str]]
 ) -> list[Planned]:
-    planned = experiment.tiny_cells(configs) if tiny else [(cell, cell) for cell in experiment.cells(configs)]
-    return [
-        (cell, runs) for cell, runs in planned
+    cells = [
+        cell for cell in experiment.spans(configs)
         if all(not names or cell.overrides.get(key, "none") in names for key, names in wanted.items())
     ]  # fmt: skip
+    if not tiny:
+        return [(cell, cell) for cell in cells]
+    if experiment.tiny is None:
+        raise TablesError(f"experiment {experiment.name} has no tiny stand-ins")
+    return [(cell, experiment.tiny.of(cell)) for cell in cells]
 
 
 def _marked(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -154,9 +154,10 @@ def _marked(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         comparable if str(comparable).startswith("no") else None if state in ("run", "not run") else state
         for comparable, state in zip(frame.comparable, frame.state, strict=True)
     ]
-    numbers = {reason: i for i, reason in enumerate(filter(None, dict.fromkeys(why)), 1)}
+    numbers = {reason: i for i, reason in enumerate(dict.fromkeys(filter(None, why)), 1)}
     said = [f"[{i}] {'comparable: ' * reason.startswith('no (')}{reason}." for reason, i in numbers.items()]
-    return frame.assign(mark=[numbers.get(reason) for reason in why]), said
+    marks = pd.Series([numbers.get(reason) for reason in why], frame.index, dtype="float64")
+    return frame.assign(mark=marks), said
 
 
 def _notes(frame: pd.DataFrame) -> list[str]:

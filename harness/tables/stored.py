@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,16 @@ class Stored:
         cells, samples = load(results, there)
         done = samples[~samples.failed]
         return cls(results, cells, {str(name): part for name, part in done.groupby("cell", observed=True)})
+
+    def named(self, overrides: Mapping[str, str]) -> bool:
+        """Whether any cell has the model, benchmark, method and add-on that overrides name."""
+        names = [overrides.get(key, "none") for key in ("model", "benchmark", "pruner", "addon")]
+        return tuple(names) in self._names
+
+    @cached_property
+    def _names(self) -> set[tuple[str, ...]]:
+        keys = ["model", "benchmark", "method", "addon"]
+        return set(self.cells[keys].itertuples(index=False, name=None)) if len(self.cells) else set()
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
