@@ -43,15 +43,15 @@ METHODS = (
 WORDS = ("the", "angle", "of", "triangle", "is", "equal", "to", "side", "so", "we", "get", "12", "degrees", "and", "AB")
 LAYERS = 36
 WATCHED = """
-import json, resource, runpy, sys, time
+import json, resource, runpy, sys
 sys.argv = json.loads(sys.argv[1])
-start = time.perf_counter()
 try:
     runpy.run_module("harness", run_name="__main__")
 except SystemExit as end:
     assert not end.code, end.code
-peak = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps(peak), file=sys.stderr)
+use = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+cpu = sum(u.ru_utime + u.ru_stime for u in use)
+print(json.dumps([cpu, *(u.ru_maxrss / 2**20 for u in use)]), file=sys.stderr)
 """
 
 
@@ -76,7 +76,8 @@ def main() -> None:
     print(f"{arguments.cells} cells x {arguments.samples} samples, {found['gigabytes']} GB of logs")
     for name in ("cold", "warm"):
         run = found[name]
-        print(f"{name}: {run['seconds']:.1f} s, {run['peak_gib']:.2f} GiB, largest helper {run['helper_gib']:.2f} GiB")
+        took = f"{run['seconds']:.1f} s ({run['cpu_seconds']:.1f} s of CPU)"
+        print(f"{name}: {took}, {run['peak_gib']:.2f} GiB, largest helper {run['helper_gib']:.2f} GiB")
 
 
 def measured(results: Path) -> dict[str, float]:
@@ -95,8 +96,13 @@ def measured(results: Path) -> dict[str, float]:
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(done.stderr)
-    peak, helper = json.loads(done.stderr.splitlines()[-1])
-    return {"seconds": round(seconds, 2), "peak_gib": round(peak, 3), "helper_gib": round(helper, 3)}
+    cpu, peak, helper = json.loads(done.stderr.splitlines()[-1])
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_gib": round(peak, 3),
+        "helper_gib": round(helper, 3),
+    }
 
 
 def write(results: Path, cells: int, samples: int) -> None:
