@@ -86,7 +86,7 @@ def _bands(frame: pd.DataFrame, asked: Asked) -> str:
         f"Bands of equal {asked.budget} ({BUDGETS[asked.budget]}; mean over the columns): at most "
         f"{100 * TOLERANCE:g} % below the largest of the band. Compare methods inside a band only."
     )
-    return f"{out} {'; '.join(ranges)}." if ranges else out
+    return f"{out} {'; '.join(ranges)}." if ranges and frame.section.nunique() == 1 else out  # each section has its own
 
 
 def _fronts(frame: pd.DataFrame) -> list[str]:

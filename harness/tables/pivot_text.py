@@ -149,8 +149,10 @@ def _keys(asked: Asked, rows: Sequence[Row]) -> list[Column]:
 
 def _summary(rows: Sequence[Row], brief: bool) -> list[Column]:
     """Relative accuracy, cost and fronts; means stay out (-) where a row has not all columns."""
-    most = max(row["whole"] for row in rows)
-    full = [row if row["whole"] == most else row | dict.fromkeys(COSTS, math.nan) for row in rows]
+    most: dict[str, int] = {}
+    for row in rows:
+        most[row["section"]] = max(row["whole"], most.get(row["section"], 0))
+    full = [row if row["whole"] == most[row["section"]] else row | dict.fromkeys(COSTS, math.nan) for row in rows]
     known = {tuple(row[key] for key in ROW): row for row in full}
 
     def of(column: Column) -> Column:

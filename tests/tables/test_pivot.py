@@ -110,6 +110,16 @@ def test_bands_by_executed_flops_need_the_same_columns(grid: Path) -> None:
     assert "MFLOPs" in table.to_markdown()
 
 
+def test_means_over_columns_ask_for_the_columns_of_the_section(results: Path, cell: Write) -> None:
+    cell("none", FULL, benchmark="gqa", model="small")
+    cell("none", FULL, benchmark="gqa")
+    cell("none", FULL, benchmark="mathverse")
+    cell("fastv", FULL, benchmark="gqa", keep=0.5)
+    text = pivot(results).to_markdown()
+    costs = {(row[1], row[4]) for row in rows(text) if row[-1].startswith("T")}
+    assert costs == {("none", "170"), ("fastv", "-")}  # 170 MFLOPs in both models, though one has a single column
+
+
 def test_fronts_of_a_row_are_counted_and_listed(grid: Path) -> None:
     frame = pivot(grid).frame
     gqa = frame[frame.benchmark == "gqa"]
