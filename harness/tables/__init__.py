@@ -4,13 +4,24 @@
     board = leaderboard(Path("results"), benchmarks=["glyph_*"], against="full", margin=1.0)
     board.print()              # terminal; also board.to_markdown(), board.to_csv(), board.to_latex()
     board.frame                # pandas, one row per cell, raw values
+    pivot(Path("results"), rows="method", cols="benchmark", budget="ret_decode").print()
+    reproduction(["dstp_table1"], Configs.find(), Path("results")).print()     # ours beside published
+    published_table("fastv", "llava_1_5_7b").print()                           # what papers print
     cells, samples = load(Path("results"))   # tidy frames for anything else; also cells_frame(), samples_frame()
 
-`harness.tables.stats` holds the statistics by themselves: `accuracy`, `paired`, `holm`, `verdict`. What cannot be
-printed raises `TablesError` with one line.
+`harness.tables.stats` holds the statistics by themselves, `harness.tables.published` the published numbers. What
+cannot be printed raises `TablesError` with one line.
 """
 
 from harness.tables.frames import TablesError, cells_frame, load, samples_frame
 from harness.tables.leaderboard import Leaderboard, leaderboard
+from harness.tables.pareto import pareto
+from harness.tables.pivot import Pivot, pivot
+from harness.tables.published import Published, spread
+from harness.tables.published_view import PublishedTable, published_table
+from harness.tables.reproduction import Reproduction, reproduction
 
-__all__ = ["Leaderboard", "TablesError", "cells_frame", "leaderboard", "load", "samples_frame"]
+__all__ = [
+    "Leaderboard", "Pivot", "Published", "PublishedTable", "Reproduction", "TablesError", "cells_frame", "leaderboard",
+    "load", "pareto", "pivot", "published_table", "reproduction", "samples_frame", "spread",
+]  # fmt: skip

@@ -22,6 +22,8 @@ from harness.tables.stored import Stored
 
 COSTS = {"output_tokens": ("trace_mean", 1.0), "latency_ms": ("seconds", 1000.0)}
 """Published costs that a run measures too: the column of a cell, and its factor."""
+HEADLINES = ("f1", "f1_or_acc", "score")
+"""Published metrics that are a benchmark's headline here."""
 COLUMNS = (
     *("experiment", "model", "method", "budget", "benchmark", "metric", "unit"),
     *("row_id", "printed", "published", "provenance", "range", "published_n", "note"),
@@ -195,21 +197,25 @@ def _value(ours: Row, metric: str | None, stored: Stored) -> Ours | None:
     if metric in (None, "acc") or ours["metric"] == "mean":
         found = stats.accuracy(part.credit.to_numpy(), list(part.cluster))
         return Ours(100 * found.value, 100 * found.low, 100 * found.high, **said)
-    if metric in ("f1", "f1_or_acc", "score"):
-        return Ours(100 * ours["metric_value"], None, None, **said)
+    if metric in HEADLINES:
+        found = stats.metric(stored.records(ours["cell"]), ours["metric"])
+        return Ours(100 * found.value, 100 * found.low, 100 * found.high, **said)
     return None
 
 
 def _own_drop(ours: Row, full: Row | None, metric: str | None, stored: Stored) -> dict[str, float]:
-    """Ours minus the full model's: with a paired interval where the metric is the mean credit."""
+    """Ours minus the full model's on the samples of both, with a paired interval unless it is a cost."""
     if full is None:
         return {}
-    if metric in COSTS or (metric not in (None, "acc") and ours["metric"] != "mean"):
+    if metric in COSTS:
         one, other = _value(ours, metric, stored), _value(full, metric, stored)
         return {"drop_ours": one.value - other.value} if one and other else {}
     part, whole = stored.samples[ours["cell"]], stored.samples[full["cell"]]
     both = part.merge(whole[["id", "repeat", "credit"]], on=["id", "repeat"], suffixes=("", "_full"))
     if both.empty:
         return {}
-    d = stats.paired(both.credit.to_numpy(), both.credit_full.to_numpy(), list(both.cluster))
+    if metric in HEADLINES and ours["metric"] != "mean":
+        d = stats.metric_paired(stored.records(ours["cell"]), stored.records(full["cell"]), ours["metric"])
+    else:
+        d = stats.paired(both.credit.to_numpy(), both.credit_full.to_numpy(), list(both.cluster))
     return {"drop_ours": 100 * d.value, "drop_low": 100 * d.low, "drop_high": 100 * d.high}

@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.runs.config import Component, RunConfig
 from harness.runs.log import read_config
+from harness.runs.scores import ScoreSpec, read_scored
 from harness.tables.columns import Row
 from harness.tables.frames import load
 
@@ -44,6 +45,11 @@ class Stored:
     def _names(self) -> set[tuple[str, ...]]:
         keys = ["model", "benchmark", "method", "addon"]
         return set(self.cells[keys].itertuples(index=False, name=None)) if len(self.cells) else set()
+
+    def records(self, cell: str) -> list[dict[str, Any]]:
+        """The scored samples of a cell as they are logged."""
+        folder = self.results / "runs" / cell
+        return list(read_scored(folder, ScoreSpec.read(folder)).values())
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:

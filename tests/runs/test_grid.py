@@ -36,8 +36,8 @@ def test_quickstart_has_every_method_at_both_budgets_on_both_benchmarks(plan):
     assert len(plan("experiment=quickstart", "benchmark=glyph_walk", "keep=0.5").cells) == 6
 
 
-@pytest.mark.parametrize("name", list(Configs.find().options("experiment")))
-def test_every_experiment_composes(name):
+@pytest.mark.parametrize("name", ["quickstart", "tiny_decode"])  # those of papers: test_experiments.py
+def test_experiments_without_a_paper_compose(name):
     assert compose_all([f"experiment={name}"], Configs.find())
 
 
