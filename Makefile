@@ -36,14 +36,19 @@ test-oldest: setup
 		tests/pruners tests/test_golden.py tests/test_tiny_model.py
 
 MEASURED := results/runs/leaderboard
+# Each as Markdown, and as CSV: the summaries that it is printed from, which a test compares.
 leaderboard: setup
 	for name in quickstart tiny_decode; do \
-		$(BIN)/vtpbench run experiment=$$name resume=fresh paths.results=$(MEASURED)/$$name && \
-		$(BIN)/vtpbench table paths.results=$(MEASURED)/$$name to=results/leaderboard/$$name.md \
-			made_by="make leaderboard" || exit 1; \
+		$(BIN)/vtpbench run experiment=$$name resume=fresh paths.results=$(MEASURED)/$$name || exit 1; \
 	done
-	$(BIN)/vtpbench table paths.results=$(MEASURED)/tiny_decode against=base \
-		to=results/leaderboard/tiny_decode_against_base.md made_by="make leaderboard"
+	for to in md csv; do \
+		for name in quickstart tiny_decode; do \
+			$(BIN)/vtpbench table paths.results=$(MEASURED)/$$name to=results/leaderboard/$$name.$$to \
+				made_by="make leaderboard" || exit 1; \
+		done; \
+		$(BIN)/vtpbench table paths.results=$(MEASURED)/tiny_decode against=base \
+			to=results/leaderboard/tiny_decode_against_base.$$to made_by="make leaderboard" || exit 1; \
+	done
 
 lint: setup
 	$(BIN)/ruff check
