@@ -86,7 +86,7 @@ def _show(found: Printable, to: str | None) -> None:
     forms = {"md": found.to_markdown, "csv": found.to_csv, "tex": found.to_latex}
     kind = to.rpartition(".")[2]
     if kind not in forms:
-        raise InputError(f"to= must be md, csv, tex, or a file with such an ending, got {to}")
+        raise InputError(f"to= must be md, csv, tex, or a file with such an ending, got {to!r}")
     if to in forms:
         print(forms[kind](), end="")
     else:
@@ -106,4 +106,9 @@ def _results(keys: Mapping[str, str]) -> Path:
 
 
 def _names(keys: Mapping[str, str], key: str) -> tuple[str, ...]:
-    return tuple(keys[key].split(",")) if keys.get(key) else ()
+    if key not in keys:
+        return ()
+    names = tuple(keys[key].split(","))
+    if not all(names):
+        raise InputError(f"{key}= is empty")
+    return names

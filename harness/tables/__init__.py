@@ -5,11 +5,10 @@
     board.print()              # terminal; also board.to_markdown(), board.to_csv(), board.to_latex()
     board.frame                # pandas, one row per cell, raw values
     pivot(Path("results"), rows="method", cols="benchmark", budget="ret_decode").print()
-    reproduction(["dstp_table1"], Configs.find(), Path("results")).print()     # ours beside published
     published_table("fastv", "llava_1_5_7b").print()                           # what papers print
     cells, samples = load(Path("results"))   # tidy frames for anything else; also cells_frame(), samples_frame()
 
-`harness.tables.stats` holds the statistics by themselves, `harness.tables.published` the published numbers. What
+`harness.tables.stats` holds the statistics by themselves, `harness.tables.published` the published numbers, `harness.tables.reproduction` ours beside them. What
 cannot be printed raises `TablesError` with one line.
 """
 
@@ -19,9 +18,8 @@ from harness.tables.pareto import pareto
 from harness.tables.pivot import Pivot, pivot
 from harness.tables.published import Published, spread
 from harness.tables.published_view import PublishedTable, published_table
-from harness.tables.reproduction import Reproduction, reproduction
 
 __all__ = [
-    "Leaderboard", "Pivot", "Published", "PublishedTable", "Reproduction", "TablesError", "cells_frame", "leaderboard",
-    "load", "pareto", "pivot", "published_table", "reproduction", "samples_frame", "spread",
+    "Leaderboard", "Pivot", "Published", "PublishedTable", "TablesError", "cells_frame", "leaderboard",
+    "load", "pareto", "pivot", "published_table", "samples_frame", "spread",
 ]  # fmt: skip

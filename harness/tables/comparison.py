@@ -22,7 +22,8 @@ class Ours:
         value, low, high: the metric and the ends of its 95 % interval, which are None where none is known.
         n: samples scored.
         judge: the judge's name, None without one; `judged`: whether the benchmark's rule has one.
-        changed: keys of the protocol that were overridden.
+        changed: keys in which the run is not what the experiment asks for.
+        ocr: whether the prompt holds OCR tokens (TextVQA).
         stand_in: what was run instead, under `--tiny`.
     """
 
@@ -34,6 +35,7 @@ class Ours:
     judge: str | None = None
     changed: Sequence[str] = ()
     stand_in: str | None = None
+    ocr: bool = False
 
     @property
     def error(self) -> float | None:
@@ -55,12 +57,19 @@ def obstacles(ours: Ours, row: Mapping[str, Any], n: float, judge: str) -> list[
     if ours.judged and judge and judge != ours.judge:
         out.append(f"judge {ours.judge or 'none'} vs {judge}")
     if ours.changed:
-        out.append(f"protocol with {', '.join(ours.changed)} changed")
+        out.append(f"run with {', '.join(ours.changed)} changed")
+    if (theirs := ocr(row["convention_flags"])) is not None and theirs != ours.ocr:
+        out.append(f"prompt {'with' if ours.ocr else 'without'} OCR tokens, theirs {'with' if theirs else 'without'}")
     if row["status"] == "quarantined":
         out.append(f"quarantined: {row['note'] or 'its model or meaning is not certain'}")
     if row["trained"] == "true":
         out.append("the published one is trained")
     return out
+
+
+def ocr(flags: str) -> bool | None:
+    """Whether a published TextVQA prompt holds OCR tokens, which is worth twelve points; None for other rows."""
+    return False if "textvqa_no_ocr" in flags else True if "textvqa_ocr" in flags else None
 
 
 def spread_of(published: float, n: float, unit: str) -> float | None:

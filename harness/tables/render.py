@@ -35,12 +35,16 @@ _LATEX = str.maketrans(
     }
 )
 
+Widths = dict[tuple[tuple[str, str], int], int]
+"""Width of a column by its heading and the rows that it was measured over: sections share them."""
+
 
 def terminal(tables: Sequence[Table], notes: Sequence[str], command: str | None, console: Console) -> None:
     """Print sections, each in as many stacked blocks as the console's width asks for."""
+    widths: Widths = {}
     for table in tables:
         console.print(Text(table.title, style="bold"))
-        for block in _blocks(table, console.width):
+        for block in _blocks(table, console.width, widths):
             console.print(_rich(block, table.rows))
             console.print()
     for note in notes:
@@ -72,22 +76,25 @@ def latex(tables: Sequence[Table], notes: Sequence[str], command: str | None) ->
     return "\n".join([*out, rf"{{\footnotesize {_escape(' '.join(notes))}\par}}"]) + "\n"
 
 
-def _width(column: Column, rows: Sequence[Row]) -> int:
+def _measure(column: Column, rows: Sequence[Row]) -> int:
     return max(cell_len(text) for text in (*column.head, *(column.text(row) for row in rows)))
 
 
-def _blocks(table: Table, width: int) -> list[list[Column]]:
+def _blocks(table: Table, width: int, widths: Widths) -> list[list[Column]]:
     """Blocks of columns for a width; intervals are shortened where the comparison would not stay in one piece."""
-    blocks = list(_pack(table.columns(), table.every, width))
+    blocks = list(_pack(table.columns(), table.every, width, widths))
     if any(column.group == COMPARISON for block in blocks[1:] for column in block):
-        return list(_pack(table.columns(brief=True), table.every, width))
+        return list(_pack(table.columns(brief=True), table.every, width, widths))
     return blocks
 
 
-def _pack(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Iterator[list[Column]]:
+def _pack(columns: Sequence[Column], rows: Sequence[Row], width: int, widths: Widths) -> Iterator[list[Column]]:
     """Blocks that fit a width. Groups stay together where they can; the key columns open every block."""
     keys = [column for column in columns if column.group == KEYS]
-    size = {id(column): _width(column, rows) + _GAP for column in columns}
+    for column in columns:
+        if (column.head, id(rows)) not in widths:
+            widths[column.head, id(rows)] = _measure(column, rows) + _GAP
+    size = {id(column): widths[column.head, id(rows)] for column in columns}
     free = width - sum(size[id(column)] for column in keys)
     block: list[Column] = []
     used = 0

@@ -16,7 +16,7 @@ from harness.runs.errors import Skip
 from harness.runs.experiment import Experiment, Span, matching
 from harness.tables import stats
 from harness.tables.columns import Row
-from harness.tables.comparison import Ours, drift, judged, obstacles, spread_of
+from harness.tables.comparison import Ours, drift, judged, obstacles, ocr, spread_of
 from harness.tables.published import Published, spread
 from harness.tables.stored import Stored
 
@@ -129,9 +129,11 @@ def _theirs(row: Row, published: Published) -> dict[str, Any]:
 
 
 def _drop(row: Row, published: Published) -> float:
-    """Published value minus that of the full model in the same table, else anywhere in the same paper."""
+    """Published value minus that of the full model in the same table, else anywhere in the paper's same set-up."""
     rows = published.rows
-    same = [rows[key] == row[key] for key in ("paper_id", "model_id", "benchmark_id", "version", "split", "metric_id")]
+    keys = ("paper_id", "model_id", "protocol_id", "benchmark_id", "version", "split", "metric_id")
+    same = [rows[key] == row[key] for key in keys]
+    same += [rows.convention_flags.map(lambda flags: ocr(flags) is ocr(row["convention_flags"]))]
     full = rows[pd.concat(same, axis=1).all(axis=1) & (rows.method_id == "full") & (rows.variant == "")]
     here = full[full.table_id == row["table_id"]]
     values = (here if len(here) else full).value.unique()
@@ -189,12 +191,13 @@ def _value(ours: Row, metric: str | None, stored: Stored) -> Ours | None:
     if part is None or ours["unjudged"]:
         return None
     said = {"n": int(ours["n"]), "judged": judged(ours["scoring"]["rule"]), "changed": ours["changed"]}
+    said |= {"ocr": "ocr" in str(ours["config"]["benchmark"].get("prompt")).lower()}
     said |= {"judge": ours["scoring"]["judge"]["model"] if ours["scoring"]["judge"] else None}
     if metric in COSTS:
         column, factor = COSTS[metric]
         value = float(part.trace_length.mean() if column == "trace_mean" else ours[column])
         return Ours(value * factor, None, None, **said)
-    if metric in (None, "acc") or ours["metric"] == "mean":
+    if metric in (None, "acc") or (metric in HEADLINES and ours["metric"] == "mean"):
         found = stats.accuracy(part.credit.to_numpy(), list(part.cluster))
         return Ours(100 * found.value, 100 * found.low, 100 * found.high, **said)
     if metric in HEADLINES:
@@ -205,7 +208,7 @@ def _value(ours: Row, metric: str | None, stored: Stored) -> Ours | None:
 
 def _own_drop(ours: Row, full: Row | None, metric: str | None, stored: Stored) -> dict[str, float]:
     """Ours minus the full model's on the samples of both, with a paired interval unless it is a cost."""
-    if full is None:
+    if full is None or full["unjudged"]:
         return {}
     if metric in COSTS:
         one, other = _value(ours, metric, stored), _value(full, metric, stored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,24 @@ class Stored:
         return {cell: read_config(self.results / "runs" / cell) for cell in self.cells.cell}
 
     def find(self, config: RunConfig) -> Row | None:
-        """The cell that a configuration describes, whatever its data folder; of several the one with most samples."""
+        """The cell that a configuration describes, with `changed`: keys in which the run is not what it asks for.
+
+        Of several the one with fewest such keys, then with most samples. Where data and weights lie does not matter.
+        """
         rows: list[Row] = self.cells.to_dict("records")  # type: ignore[assignment]
-        found = [row for row in rows if row["n"] and self._fits(row, config)]
-        return max(found, key=lambda row: (not row["changed"], row["n"]), default=None)
+        found = [row | {"changed": self._changes(row, config)} for row in rows if row["n"] and self._fits(row, config)]
+        return max(found, key=lambda row: (-len(row["changed"]), row["n"]), default=None)
+
+    def _changes(self, row: Row, config: RunConfig) -> list[str]:
+        kept = self._configs[row["cell"]]
+        protocol = {key: value for key, value in asdict(config.protocol).items() if key not in ("assumed", "changed")}
+        asked = {"model": config.model.options, "protocol": protocol, "benchmark": config.benchmark.params}
+        return [
+            f"{part}.{key}"
+            for part, values in asked.items()
+            for key, value in json.loads(json.dumps(values, default=str)).items()
+            if key not in ("data", "revision") and kept[part].get(key) != value
+        ]
 
     def _fits(self, row: Row, config: RunConfig) -> bool:
         protocol = f"{config.protocol.name}/{config.protocol.version}"

@@ -11,7 +11,7 @@ import pytest
 from harness.tables.comparison import Ours, drift, obstacles, spread_of
 
 OURS = Ours(60.0, 58.0, 62.0, 788)
-ROW = {"status": "ok", "trained": "false", "note": ""}
+ROW = {"status": "ok", "trained": "false", "note": "", "convention_flags": ""}
 
 
 def test_equal_settings_are_comparable():
@@ -25,9 +25,11 @@ def test_equal_settings_are_comparable():
         ({"n": 3940}, {}, 788, "", "N 3940 vs 788"),
         ({"judged": True}, {}, 788, "gpt-4o-mini", "judge none vs gpt-4o-mini"),
         ({"judged": True, "judge": "qwen"}, {}, 788, "gpt-4o-mini", "judge qwen vs gpt-4o-mini"),
-        ({"changed": ["protocol.max_new_tokens"]}, {}, 788, "", "protocol with protocol.max_new_tokens changed"),
+        ({"changed": ["protocol.max_new_tokens"]}, {}, 788, "", "run with protocol.max_new_tokens changed"),
         ({"stand_in": "tiny on glyph_walk"}, {}, 788, "", "self-test: tiny on glyph_walk"),
         ({}, {"status": "quarantined", "note": "unit unknown"}, 788, "", "quarantined: unit unknown"),
+        ({}, {"convention_flags": "inferred:textvqa_ocr"}, 788, "", "prompt without OCR tokens, theirs with"),
+        ({"ocr": True}, {"convention_flags": "textvqa_no_ocr"}, 788, "", "prompt with OCR tokens, theirs without"),
         ({}, {"trained": "true"}, 788, "", "the published one is trained"),
     ],
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.runs.compose import Configs
-from harness.tables import leaderboard, pivot, published_table, reproduction
+from harness.tables import leaderboard, pivot, published_table
+from harness.tables.reproduction import reproduction
 
 TEX = next(filter(None, map(shutil.which, ("pdflatex", "xelatex", "lualatex", "tectonic"))), None)
 
