@@ -8,8 +8,8 @@
     published_table("fastv", "llava_1_5_7b").print()                           # what papers print
     cells, samples = load(Path("results"))   # tidy frames for anything else; also cells_frame(), samples_frame()
 
-`harness.tables.stats` holds the statistics by themselves, `harness.tables.published` the published numbers, `harness.tables.reproduction` ours beside them. What
-cannot be printed raises `TablesError` with one line.
+`harness.tables.stats` holds the statistics by themselves, `harness.tables.published` the published numbers,
+`harness.tables.reproduction` ours beside them. What cannot be printed raises `TablesError` with one line.
 """
 
 from harness.tables.frames import TablesError, cells_frame, load, samples_frame
