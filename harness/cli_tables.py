@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,6 +39,7 @@ def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
     keys = parse(arguments.overrides)
     check_keys(keys, (*LEADERBOARD_KEYS, *PIVOT_KEYS), "")
+    to = _form(keys)
     asked = {key: keys[key] for key in PIVOT_KEYS if key in keys}
     make = pivot if asked else leaderboard
     found = make(
@@ -47,7 +48,7 @@ def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
         against=keys.get("against", "full"),
         command=keys.get("made_by") or " ".join(["vtpbench table", *arguments.overrides]), **asked,
     )  # fmt: skip
-    _show(found, keys.get("to"))
+    _show(found, to)
     return 0
 
 
@@ -58,9 +59,10 @@ def published(arguments: argparse.Namespace, backend: Backend | None) -> int:
     names = [text for text in arguments.overrides if "=" not in text]
     keys = parse([text for text in arguments.overrides if "=" in text])
     check_keys(keys, PUBLISHED_KEYS, "")
+    to = _form(keys)
     if len(names) > 2:
         raise InputError(f"published takes a method and a model, got {', '.join(names)}")
-    _show(published_table(*names, benchmark=keys.get("benchmark")), keys.get("to"))
+    _show(published_table(*names, benchmark=keys.get("benchmark")), to)
     return 0
 
 
@@ -71,26 +73,39 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
     names = [text for text in arguments.overrides if "=" not in text]
     keys = parse([text for text in arguments.overrides if "=" in text])
     check_keys(keys, REPRODUCE_KEYS, "")
+    to = _form(keys)
     configs = Configs.find(arguments.config_dir)
     if not names:
         raise InputError(f"reproduce needs experiments; known: {', '.join(configs.options('experiment'))}")
     wanted = {key: _names(keys, key) for key in ("model", "benchmark", "pruner")}
-    _show(reproduction(names, configs, _results(keys), tiny=arguments.tiny, **wanted), keys.get("to"))
+    _show(reproduction(names, configs, _results(keys), tiny=arguments.tiny, **wanted), to)
     return 0
+
+
+FORMS: dict[str, Callable[[Printable], str]] = {
+    "md": lambda table: table.to_markdown(),
+    "csv": lambda table: table.to_csv(),
+    "tex": lambda table: table.to_latex(),
+}
+
+
+def _form(keys: Mapping[str, str]) -> str | None:
+    """The kind of text that `to=` asks for; checked before any work is done."""
+    to = keys.get("to")
+    if to is not None and to.rpartition(".")[2] not in FORMS:
+        raise InputError(f"to= must be md, csv, tex, or a file with such an ending, got {to!r}")
+    return to
 
 
 def _show(found: Printable, to: str | None) -> None:
     if to is None:
         found.print()
         return
-    forms = {"md": found.to_markdown, "csv": found.to_csv, "tex": found.to_latex}
-    kind = to.rpartition(".")[2]
-    if kind not in forms:
-        raise InputError(f"to= must be md, csv, tex, or a file with such an ending, got {to!r}")
-    if to in forms:
-        print(forms[kind](), end="")
+    text = FORMS[to.rpartition(".")[2]](found)
+    if to in FORMS:
+        print(text, end="")
     else:
-        _write(Path(to), forms[kind]())
+        _write(Path(to), text)
 
 
 def _write(path: Path, text: str) -> None:

@@ -110,6 +110,7 @@ class PublishedTable:
             title = _latex(block.title)
             parts.append(style.to_latex(environment="longtable", hrules=True, column_format=align, caption=title))
             parts += [rf"{{\footnotesize {_latex(note)}\par}}" for note in block.notes]
+        parts += [rf"{{\footnotesize {_latex(note)}\par}}" for note in self.notes]
         return "\n".join(parts).replace("†", r"\textdagger{}").replace("·", r"$\cdot$")
 
     def to_csv(self) -> str:

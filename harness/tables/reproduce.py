@@ -61,7 +61,8 @@ def lines(
     for cell, runs in planned:
         missing = runs.missing or absent(runs.overrides, options)
         state, ours = (missing, None) if missing else _find(runs, configs, stored)
-        base = _head(experiment.name, cell, runs) | {"state": state, "cell": ours["cell"] if ours else None}
+        name = experiment.name if runs is cell else f"{experiment.name} --tiny"
+        base = _head(name, cell, runs) | {"state": state, "cell": ours["cell"] if ours else None}
         instead = f"{runs.overrides['model']} on {runs.overrides['benchmark']}" if runs is not cell and ours else None
         for row in _rows(matching(rows, cell.published), published, every):
             theirs = {} if row is None else _theirs(row, published)

@@ -128,7 +128,7 @@ def reproduction(
         frames.append(lines(experiment, planned, configs, stored, published))
     frame = pd.concat(frames, ignore_index=True)
     if frame.empty and not computed:
-        raise TablesError(f"{', '.join(names)}: no cell with {' '.join(asked)}")
+        raise TablesError(f"{', '.join(names)}: no cell with {' '.join(asked)}; there are: {_known(names, configs)}")
     marked, reasons = _marked(frame)
     command = " ".join(["vtpbench reproduce", *names, *asked, *(["--tiny"] if tiny else [])])
     return Reproduction(marked, computed, (*_notes(marked), *reasons, *_to_run(marked)), command)
@@ -146,6 +146,13 @@ def _planned(
     if experiment.tiny is None:
         raise TablesError(f"experiment {experiment.name} has no tiny stand-ins")
     return [(cell, experiment.tiny.of(cell)) for cell in cells]
+
+
+def _known(names: Sequence[str], configs: Configs) -> str:
+    """What the cells of experiments can be asked for by."""
+    spans = [span.overrides for name in names for span in Experiment.read(name, configs).spans(configs)]
+    keys = ("model", "benchmark", "pruner")
+    return " ".join(f"{key}={','.join(dict.fromkeys(o.get(key, 'none') for o in spans))}" for key in keys)
 
 
 def _marked(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

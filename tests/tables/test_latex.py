@@ -25,7 +25,7 @@ def test_every_table_compiles(cell, results, tmp_path):
         published_table("fastv", "llava_1_5_7b").to_latex(),
         reproduction(["dstp_table1", "dstp_efficiency"], Configs.find(), Path("nowhere")).to_latex(),
     ]
-    head = r"\documentclass{article}\usepackage[landscape]{geometry}\usepackage{booktabs}\begin{document}"
+    head = r"\documentclass{article}\usepackage[landscape]{geometry}\usepackage{booktabs,longtable}\begin{document}"
     (tmp_path / "all.tex").write_text("\n".join([head, *texts, r"\end{document}"]))
     flags = [] if "tectonic" in str(TEX) else ["-interaction=nonstopmode", "-halt-on-error"]
     done = subprocess.run([str(TEX), *flags, "all.tex"], cwd=tmp_path, capture_output=True, text=True)
