@@ -75,6 +75,14 @@ def read_log(folder: Path, stem: str = "samples") -> dict[Key, dict[str, Any]]:
     return records
 
 
+def _parse(line: bytes) -> Any:
+    """A line of JSON; the slow parser reads what the fast one refuses, such as half a surrogate pair in a reply."""
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line)
+
+
 def read_lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
     """All complete lines, over all writers. Raises InputError for a damaged one."""
     for path in sorted(folder.glob(f"{stem}-*.jsonl")):
@@ -83,7 +91,7 @@ def read_lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    record = orjson.loads(line)
+                    record = _parse(line)
                     record["id"]
                 except (ValueError, KeyError, TypeError):
                     raise InputError(
