@@ -55,7 +55,7 @@ def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dic
             row = _row(line)
             for name, column in columns.items():
                 column.append(row.get(name))
-        arrays = {name: pa.array(columns[name], kind) for name, kind in _TYPES.items()}
+        arrays = {name: _array(columns[name], kind) for name, kind in _TYPES.items()}
         arrays |= {name: pa.array(np.array(columns[name], dtype=np.float64)) for name in _NUMBERS}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
@@ -64,6 +64,15 @@ def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dic
     metric = spec.scoring.metrics[0]
     headline = measure(scored, [metric])[metric]
     return pa.table(arrays), {"metric": metric, "metric_value": headline["value"], "metric_note": headline["note"]}
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; half a surrogate pair, which Arrow's texts cannot hold, is spelt out."""
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:
+        spelt = (v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values)
+        return pa.array(list(spelt), kind)
 
 
 def _lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:

@@ -164,3 +164,13 @@ def test_a_line_of_another_form_is_one_clear_error(results: Path, cell: Write) -
         (folder / "samples-main.jsonl").write_text(json.dumps(broken) + "\n")
         with pytest.raises(InputError, match=r"greedy-0a1b2c3d: a line of the logs is not that of a sample"):
             load(results)
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_spelt_out(results: Path, cell: Write) -> None:
+    folder = cell("none", [1.0, 1.0])
+    (file,) = folder.glob("scores/*.jsonl")
+    file.write_text(file.read_text().replace('"extracted": "7"', '"extracted": "7\\ud800"'))
+    settle(results)
+    for _ in range(2):  # from the logs, then from the copy
+        assert "7\\ud800" in list(samples_frame(results).extracted)
+        assert list(load(results)[0].accuracy) == [1.0]
