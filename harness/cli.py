@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import cli_tables
 from harness.benchmarks.errors import DataError
-from harness.runs.compose import Configs, compose_all, parse
+from harness.runs.compose import Configs, compose_all, parse, split
 from harness.runs.errors import InputError, Skip
 from harness.runs.typed import check_keys
 
@@ -144,8 +144,7 @@ def score(arguments: argparse.Namespace, backend: Backend | None) -> int:
     from harness.runs.rescore import CHANGES, cell_folders, judge_config, rescore, results_of
     from harness.runs.scores import find_judge
 
-    paths = [text for text in arguments.overrides if "=" not in text]
-    keys = parse([text for text in arguments.overrides if "=" in text])
+    paths, keys = split(arguments.overrides)
     check_keys([key for key in keys if key.partition(".")[0] != "judge"], (*CHANGES, "judge"), "")
     if not paths:
         raise InputError("score needs cell folders, or a folder above them such as results/runs")
@@ -165,8 +164,7 @@ def export(arguments: argparse.Namespace, backend: Backend | None) -> int:
     from harness.runs.export import export as rows_of
     from harness.runs.rescore import cell_folders
 
-    paths = [text for text in arguments.overrides if "=" not in text]
-    keys = parse([text for text in arguments.overrides if "=" in text])
+    paths, keys = split(arguments.overrides)
     check_keys(keys, ("to", "out", "fill", "benchmark.data"), "")
     if not paths:
         raise InputError("export needs cell folders, or a folder above them such as results/runs")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness.runs.compose import Configs, parse
+from harness.runs.compose import Configs, parse, split
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys, convert
 
@@ -56,8 +56,7 @@ def published(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Print published numbers of a method, a model, or both; without either, what there is."""
     from harness.tables.published_view import published_table
 
-    names = [text for text in arguments.overrides if "=" not in text]
-    keys = parse([text for text in arguments.overrides if "=" in text])
+    names, keys = split(arguments.overrides)
     check_keys(keys, PUBLISHED_KEYS, "")
     to = _form(keys)
     if len(names) > 2:
@@ -70,8 +69,7 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Set own runs beside the published rows of experiments."""
     from harness.tables.reproduction import reproduction
 
-    names = [text for text in arguments.overrides if "=" not in text]
-    keys = parse([text for text in arguments.overrides if "=" in text])
+    names, keys = split(arguments.overrides)
     check_keys(keys, REPRODUCE_KEYS, "")
     to = _form(keys)
     configs = Configs.find(arguments.config_dir)

@@ -96,6 +96,11 @@ def parse(arguments: Sequence[str]) -> Grid:
     return grid
 
 
+def split(arguments: Sequence[str]) -> tuple[list[str], Grid]:
+    """Names and overrides of a command that takes both."""
+    return [text for text in arguments if "=" not in text], parse([text for text in arguments if "=" in text])
+
+
 def expand(grid: Mapping[str, str], configs: Configs) -> Iterator[Grid]:
     """Every combination of the values of a grid, the first key slowest."""
     values = [_values(key, text, configs) for key, text in grid.items()]

@@ -12,14 +12,13 @@ A cell's `published` names its published row where the overrides cannot tell it,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from harness.runs.cells import parse_config
-from harness.runs.compose import Composed, Configs, Grid, check_options, compose_cells, expand, parse
-from harness.runs.errors import InputError, Skip
+from harness.runs.compose import Configs, Grid, expand
+from harness.runs.errors import InputError
 from harness.runs.typed import build, check_keys
 
 if TYPE_CHECKING:
@@ -105,21 +104,6 @@ class Span:
 
 
 @dataclass(frozen=True)
-class ExperimentCell:
-    """One cell of an experiment: composed, or `missing` with the reason. `published` is the key of its rows."""
-
-    overrides: Grid
-    published: dict[str, Any]
-    composed: Composed | None
-    missing: str | None
-
-
-def tiny_overrides(cell: ExperimentCell) -> list[str]:
-    """Arguments of the `vtpbench run` that runs a cell."""
-    return [f"{key}={value}" for key, value in cell.overrides.items()]
-
-
-@dataclass(frozen=True)
 class Tiny:
     """Stand-ins by key and value: another value, or overrides instead of the key; `set` goes with every cell."""
 
@@ -180,25 +164,6 @@ class Experiment:
                 found.setdefault((*sorted(cell.items()), *key.values()), Span(cell, key, grid.missing))
         return list(found.values())
 
-    def cells(self, configs: Configs, overrides: Sequence[str] = ()) -> list[ExperimentCell]:
-        """Every cell with its published key; `overrides` (`key=value`) as on the command line. Raises InputError."""
-        return _composed(self._spans(configs, overrides), configs)
-
-    def tiny_cells(
-        self, configs: Configs, overrides: Sequence[str] = ()
-    ) -> list[tuple[ExperimentCell, ExperimentCell]]:
-        """Every cell with its stand-in; `missing` of that says why there is none, and its key is the cell's own."""
-        spans = self._spans(configs, overrides)
-        none = f"experiment {self.name} has no stand-ins"
-        tiny = [self.tiny.of(span) if self.tiny else Span({}, span.published, none) for span in spans]
-        return list(zip(_composed(spans, configs), _composed(tiny, configs), strict=True))
-
-    def _spans(self, configs: Configs, overrides: Sequence[str]) -> list[Span]:
-        typed = parse(overrides)
-        for key, text in typed.items():
-            check_options(key, text, configs)
-        return self.spans(configs, typed)
-
 
 @dataclass(frozen=True)
 class _File:
@@ -207,19 +172,6 @@ class _File:
     set: Any = field(default_factory=dict)
     tiny: Any = field(default_factory=dict)
     computed: tuple[Any, ...] = ()
-
-
-def _composed(spans: Sequence[Span], configs: Configs) -> list[ExperimentCell]:
-    found = compose_cells([(span.overrides, span.missing) for span in spans], configs)
-    return [_cell(span, composed) for span, composed in zip(spans, found, strict=True)]
-
-
-def _cell(span: Span, composed: Composed) -> ExperimentCell:
-    try:
-        parse_config(composed)
-    except Skip as skip:
-        return ExperimentCell(span.overrides, span.published, None, str(skip))
-    return ExperimentCell(span.overrides, span.published, composed, None)
 
 
 def _grid_of(cell: Mapping[str, Any], shared: Mapping[str, Any]) -> Span:

@@ -69,10 +69,17 @@ def _repair(file: BinaryIO) -> int:
 
 def read_log(folder: Path, stem: str = "samples") -> dict[Key, dict[str, Any]]:
     """First complete line per sample and repeat, over all writers; a last line still being written is passed over."""
-    records: dict[Key, dict[str, Any]] = {}
+    return dict(iter_log(folder, stem))
+
+
+def iter_log(folder: Path, stem: str = "samples") -> Iterator[tuple[Key, dict[str, Any]]]:
+    """The same, a record at a time."""
+    seen: set[Key] = set()
     for record in read_lines(folder, stem):
-        records.setdefault((record["id"], record.get("repeat", 0)), record)
-    return records
+        key = (record["id"], record.get("repeat", 0))
+        if key not in seen:
+            seen.add(key)
+            yield key, record
 
 
 def _parse(line: bytes) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.benchmarks.scoring.verdict import JudgeUnavailable, Verdict, unjudg
 from harness.runs.cells import Cell
 from harness.runs.config import JudgeConfig
 from harness.runs.errors import InputError
-from harness.runs.log import Key, Log, digest, read_config, read_lines, read_log
+from harness.runs.log import Key, Log, digest, iter_log, read_config, read_lines
 from harness.runs.summary import Record, failed
 
 FOLDER = "scores"
@@ -128,13 +128,16 @@ def read_scores(folder: Path, stem: str) -> dict[Reply, dict[str, Any]]:
 
 def read_scored(folder: Path, spec: ScoreSpec) -> dict[Key, dict[str, Any]]:
     """The sample log with what a scoring says: the fields of a verdict and `lenient`; None where there is none."""
+    return dict(iter_scored(folder, spec))
+
+
+def iter_scored(folder: Path, spec: ScoreSpec) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """The same, a sample at a time: a whole cell of long replies fills a memory."""
     scores = read_scores(folder, spec.stem)
-    scored = {}
-    for key, record in read_log(folder).items():
+    for key, record in iter_log(folder):
         line = scores.get(reply_of(record), {})
         verdict = dict.fromkeys(VERDICT) if line.get("value") is None else {name: line[name] for name in VERDICT}
-        scored[key] = record | verdict | {"lenient": line.get("lenient")}
-    return scored
+        yield key, record | verdict | {"lenient": line.get("lenient")}
 
 
 class Scorer:

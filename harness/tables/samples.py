@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from harness.runs.errors import InputError
-from harness.runs.log import read_lines
 from harness.runs.summary import failed, seconds, trace_length
 
 FLOPS = ("vision", "prefill", "decode", "overhead")
@@ -44,13 +43,13 @@ def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dic
     Raises:
         InputError: a line is damaged.
     """
-    from harness.runs.scores import VERDICT, ScoreSpec, measure  # imports torch, which copies do not need
+    from harness.runs.scores import VERDICT, ScoreSpec, iter_scored, measure  # imports torch, which copies do not need
 
     spec = ScoreSpec.read(folder, config)
     columns: dict[str, list[Any]] = {name: [] for name in (*_TYPES, *_NUMBERS)}
     scored = []
     try:
-        for line in _lines(folder, spec.stem):
+        for _, line in iter_scored(folder, spec):
             scored.append({name: line[name] for name in (*_SCORED, *VERDICT) if name in line})
             row = _row(line)
             for name, column in columns.items():
@@ -73,20 +72,6 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     except UnicodeEncodeError:
         spelt = (v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values)
         return pa.array(list(spelt), kind)
-
-
-def _lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
-    """What `read_scored` gives, a line at a time: the tokens of a whole cell of long replies fill a memory."""
-    from harness.runs.scores import VERDICT, read_scores, reply_of
-
-    scores, seen = read_scores(folder, stem), set()
-    for record in read_lines(folder, "samples"):
-        key = (record["id"], record.get("repeat", 0))
-        if key not in seen:
-            seen.add(key)
-            line = scores.get(reply_of(record), {})
-            verdict = dict.fromkeys(VERDICT) if line.get("value") is None else {name: line[name] for name in VERDICT}
-            yield record | verdict | {"lenient": line.get("lenient")}
 
 
 def _row(line: Mapping[str, Any]) -> dict[str, Any]:

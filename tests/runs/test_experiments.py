@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from harness.runs.cells import make_benchmark, make_pruner, parse_config
-from harness.runs.compose import Configs, compose_all
+from harness.runs.compose import Composed, Configs, Grid, compose_all, compose_cells
 from harness.runs.errors import InputError, Skip
 from harness.runs.experiment import (
     BENCHMARKS,
     Experiment,
-    ExperimentCell,
+    Span,
     matching,
     published_key,
-    tiny_overrides,
 )
 from pruners.views import ModelInfo
 
@@ -43,22 +45,50 @@ def scores() -> pd.DataFrame:
     return pd.concat([read("results"), read("ablations")], ignore_index=True)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A span, composed; or `missing` with the reason."""
+
+    overrides: Grid
+    published: dict[str, Any]
+    composed: Composed | None
+    missing: str | None
+
+
+def cells(spans: Sequence[Span], configs: Configs) -> list[Cell]:
+    found = compose_cells([(span.overrides, span.missing) for span in spans], configs)
+    return [cell(span, composed) for span, composed in zip(spans, found, strict=True)]
+
+
+def cell(span: Span, composed: Composed) -> Cell:
+    try:
+        parse_config(composed)
+    except Skip as skip:
+        return Cell(span.overrides, span.published, None, str(skip))
+    return Cell(span.overrides, span.published, composed, None)
+
+
 @functools.cache
-def pairs(name: str) -> list[tuple[ExperimentCell, ExperimentCell]]:
-    return Experiment.read(name, CONFIGS).tiny_cells(CONFIGS)
+def pairs(name: str) -> list[tuple[Cell, Cell]]:
+    """Every cell with its tiny stand-in."""
+    experiment = Experiment.read(name, CONFIGS)
+    spans = experiment.spans(CONFIGS)
+    none = "the experiment has no stand-ins"
+    tiny = [experiment.tiny.of(span) if experiment.tiny else Span({}, span.published, none) for span in spans]
+    return list(zip(cells(spans, CONFIGS), cells(tiny, CONFIGS), strict=True))
 
 
 @functools.cache
 def coverage(name: str) -> dict[str, int]:
     """Cells of an experiment and rows of its tables (on its models), with and without each other."""
-    cells = [cell for cell, _ in pairs(name)]
+    originals = [cell for cell, _ in pairs(name)]
     published = Experiment.read(name, CONFIGS).published
     assert published
     rows = published.rows(scores())
-    rows = rows[rows.model_id.isin({cell.published["model_id"] for cell in cells})]
-    found = [set(matching(rows, cell.published).row_id) for cell in cells]
+    rows = rows[rows.model_id.isin({cell.published["model_id"] for cell in originals})]
+    found = [set(matching(rows, cell.published).row_id) for cell in originals]
     return {
-        "cells": len(cells), "composed": sum(cell.missing is None for cell in cells),
+        "cells": len(originals), "composed": sum(cell.missing is None for cell in originals),
         "with a row": sum(map(bool, found)), "rows": len(rows), "without a cell": len(rows) - len(set().union(*found)),
         "stand-ins": sum(tiny.missing is None for _, tiny in pairs(name)),
     }  # fmt: skip
@@ -150,7 +180,9 @@ def test_stand_ins():
     assert tiny.published["benchmark_id"] == "mathverse"  # whose row still stands beside it
     assert found["internvl3_5_8b/mathverse"].missing == "no stand-in for model internvl3_5_8b"
     assert found["qwen3_vl_4b/wemath"].missing == "no stand-in for benchmark wemath"
-    (composed,) = compose_all(tiny_overrides(tiny), CONFIGS)  # the command runs what was promised
+    (composed,) = compose_all(
+        [f"{key}={value}" for key, value in tiny.overrides.items()], CONFIGS
+    )  # the command runs what was promised
     assert tiny.composed
     assert parse_config(composed) == parse_config(tiny.composed)
     config = parse_config(composed)
@@ -185,22 +217,22 @@ def test_what_is_not_there_is_skipped_in_a_file_and_an_error_on_the_command_line
 
 def test_what_appears_composes_without_a_change_to_the_file(tmp_path):
     configs = write(tmp_path, "cells:\n  - {pruner: not_yet, keep: 1/3, published: {variant: v}}\n")
-    (cell,) = Experiment.read("mine", configs).cells(configs)
-    assert cell.composed is None
+    (found,) = cells(Experiment.read("mine", configs).spans(configs), configs)
+    assert found.composed is None
     (tmp_path / "pruner").mkdir()
     (tmp_path / "pruner" / "not_yet.yaml").write_text("# It came.\n_target_: pruners.FastV\n")
-    (cell,) = Experiment.read("mine", configs).cells(configs)
-    assert cell.composed and parse_config(cell.composed).pruner.target == "pruners.FastV"
-    assert cell.published["variant"] == "v"
+    (found,) = cells(Experiment.read("mine", configs).spans(configs), configs)
+    assert found.composed and parse_config(found.composed).pruner.target == "pruners.FastV"
+    assert found.published["variant"] == "v"
 
 
 def test_overrides_replace_what_the_file_says(tmp_path):
     configs = write(tmp_path, "set: {keep: 1/3}\ncells:\n  - {pruner: [fastv, stride]}\ncomputed: [{row: p1}]\n")
     experiment = Experiment.read("mine", configs)
-    cells = experiment.cells(configs, ["pruner=fastv", "keep=1/2,1/9"])
-    assert [cell.overrides["keep"] for cell in cells] == ["1/2", "1/9"]
+    spans = experiment.spans(configs, {"pruner": "fastv", "keep": "1/2,1/9"})
+    assert [span.overrides["keep"] for span in spans] == ["1/2", "1/9"]
     assert experiment.computed == ({"row": "p1"},)
-    assert [tiny.missing for _, tiny in experiment.tiny_cells(configs)] == ["experiment mine has no stand-ins"] * 2
+    assert experiment.tiny is None
 
 
 @pytest.mark.parametrize(
