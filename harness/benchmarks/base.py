@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.engine.trace import Picture
-from pruners.views import Box
+if TYPE_CHECKING:  # scores are read without torch, which takes seconds to import
+    from harness.engine.trace import Picture
+    from pruners.views import Box
 
 Runs = Sequence[tuple[int, Sequence[float]]]
 """(characters of the reply so far, readable share of each needed region), a new entry when it changes."""

@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks import scoring
 from harness.benchmarks.base import Item, Scoring
 from harness.benchmarks.judge import Judge, Recorder, make_judge
 from harness.benchmarks.scoring.thinking import Cut, answer_part
 from harness.benchmarks.scoring.verdict import JudgeUnavailable, Verdict, unjudged
-from harness.runs.cells import Cell
 from harness.runs.config import JudgeConfig
 from harness.runs.errors import InputError
 from harness.runs.log import Key, Log, digest, iter_log, read_config, read_lines
 from harness.runs.summary import Record, failed
+
+if TYPE_CHECKING:
+    from harness.runs.cells import Cell
 
 FOLDER = "scores"
 VERDICT = tuple(f.name for f in dataclasses.fields(Verdict))

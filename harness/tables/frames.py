@@ -19,6 +19,7 @@ import yaml
 
 from harness.runs.errors import InputError
 from harness.runs.log import LOADER
+from harness.runs.scores import ScoreSpec
 from harness.runs.typed import flatten
 from harness.tables.samples import FLOPS, MEANS
 from harness.tables.store import Source, read_all
@@ -117,8 +118,6 @@ def _sources(results: Path, models: Sequence[str], benchmarks: Sequence[str]) ->
 
 
 def _config(file: Path, runs: Path) -> dict[str, Any]:
-    from harness.runs.scores import ScoreSpec  # imports torch, which copies do not need
-
     method, _, addon = file.parent.parent.name.partition("+")
     try:
         config = yaml.load(file.read_text(encoding="utf-8"), LOADER)

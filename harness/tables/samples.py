@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.runs.errors import InputError
+from harness.runs.scores import VERDICT, ScoreSpec, iter_scored, measure
 from harness.runs.summary import failed, seconds, trace_length
 
 FLOPS = ("vision", "prefill", "decode", "overhead")
@@ -43,8 +44,6 @@ def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dic
     Raises:
         InputError: a line is damaged.
     """
-    from harness.runs.scores import VERDICT, ScoreSpec, iter_scored, measure  # imports torch, which copies do not need
-
     spec = ScoreSpec.read(folder, config)
     columns: dict[str, list[Any]] = {name: [] for name in (*_TYPES, *_NUMBERS)}
     scored = []

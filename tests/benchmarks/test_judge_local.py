@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from harness.benchmarks.judge import HFLocal, Recorder
-from harness.benchmarks.judge.local import fingerprint
+from harness.benchmarks.judge import Recorder
+from harness.benchmarks.judge.local import HFLocal, fingerprint
 from harness.benchmarks.scoring.verdict import JudgeUnavailable
 from tests.models.folders import tokenizer
 from tests.tiny import text_sizes

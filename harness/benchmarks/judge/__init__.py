@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from harness.benchmarks.judge.base import Judge, Recorder
 from harness.benchmarks.judge.cache import Cached
 from harness.benchmarks.judge.endpoint import OpenAICompatible
-from harness.benchmarks.judge.local import HFLocal
 
 if TYPE_CHECKING:
     from harness.runs.config import JudgeConfig
@@ -43,6 +42,8 @@ def _endpoint(config: JudgeConfig) -> Judge:
 
 
 def _local(config: JudgeConfig) -> Judge:
+    from harness.benchmarks.judge.local import HFLocal
+
     path = _given("path", config.path)
     return HFLocal(path=path, revision=config.revision, dtype=config.dtype, device=config.device)
 
@@ -73,4 +74,4 @@ def cost(config: JudgeConfig, calls: int) -> Cost:
     return Cost(calls, tokens, calls * each / 1e6)
 
 
-__all__ = ["Cached", "Cost", "HFLocal", "Judge", "OpenAICompatible", "Recorder", "cost", "make_judge"]
+__all__ = ["Cached", "Cost", "Judge", "OpenAICompatible", "Recorder", "cost", "make_judge"]

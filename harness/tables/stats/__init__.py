@@ -4,10 +4,9 @@ Credits lie in 0..1. Items that share a picture or a seed question form a cluste
 drawn anew. Every random number comes from a fixed seed, so a table is the same each time it is printed.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from harness.tables.stats.accuracy import Estimate, accuracy
 from harness.tables.stats.lengths import log_ratio
+from harness.tables.stats.metrics import metric, metric_paired
 from harness.tables.stats.paired import ALPHA, Difference, Verdict, holm, paired, verdict
 from harness.tables.stats.power import POWER, design_effect, detectable, power
 from harness.tables.stats.relative import relative
@@ -17,15 +16,3 @@ from harness.tables.stats.resample import LEVEL, RESAMPLES, SEED, Array
 __all__ = ["ALPHA", "LEVEL", "POWER", "RESAMPLES", "SEED", "Array", "Difference", "Estimate", "Verdict",
            "accuracy", "design_effect", "detectable", "holm", "log_ratio", "metric", "metric_paired", "paired",
            "power", "relative", "repeated", "verdict"]  # fmt: skip
-
-if TYPE_CHECKING:
-    from harness.tables.stats.metrics import metric, metric_paired
-
-
-def __getattr__(name: str) -> Any:
-    """`metric` and `metric_paired` bring the scoring rules and with them torch, which most tables do without."""
-    if name not in ("metric", "metric_paired"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from harness.tables.stats import metrics
-
-    return getattr(metrics, name)
