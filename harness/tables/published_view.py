@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_letters, digits
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from harness.tables.frames import TablesError
-from harness.tables.published import KEY, TABLES, Kind, Published, Spread, numbers, spread
+from harness.tables.published import KEY, TABLES, Kind, Published, Spread, numbers, spread_of
+from harness.tables.published_text import Block, PublishedTable
 
 KINDS: tuple[Kind, ...] = ("method", "model", "benchmark")
 HEADINGS = dict(zip(TABLES, ("scores", "component studies", "averages", "costs"), strict=True))
@@ -27,95 +21,7 @@ LEGEND = (
     "N ~: inferred from the digits, not stated. ?: a row is suspect. †: trained weights. Letters: see below the table. "
     "tok: visual tokens; mean tok: averaged over layers.",
 )
-_RIGHT = (
-    "min",
-    "median",
-    "max",
-    "N",
-    "value",
-    "papers",
-    "rows",
-    "methods",
-    "results",
-    "ablations",
-    "aggregates",
-    "efficiency",
-)
 _LETTERS = ascii_letters + digits + "*#§$&%@"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A printed table: a title, cells as text, and the notes that its letters stand for."""
-
-    title: str
-    cells: pd.DataFrame
-    notes: tuple[str, ...] = ()
-
-    def lines(self) -> list[list[str]]:
-        """The cells, line by line."""
-        return [[str(cell) for cell in line] for line in zip(*(self.cells[name] for name in self.cells), strict=True)]
-
-
-@dataclass(frozen=True)
-class PublishedTable:
-    """Published numbers ready to be printed.
-
-    Attributes:
-        frame: with a name: one row per setting (ids, budget_printed, min, median, max, papers and copies as counts,
-            values with the papers that print each, n_items, n_source, trained, suspect, quarantined, flags, reasons),
-            quarantined rows each by itself and without a range. Without: rows by method, add-on, model and table.
-        blocks: what is printed.
-        notes: the caption, one sentence a line.
-    """
-
-    frame: pd.DataFrame
-    blocks: tuple[Block, ...]
-    notes: tuple[str, ...]
-
-    def print(self, console: Console | None = None) -> None:
-        """Print to a terminal; long texts wrap where its width asks for it."""
-        console = console or Console()
-        for block in self.blocks:
-            console.print(Text(block.title, style="bold"))
-            table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-            for name in block.cells:
-                right = _right(str(name))
-                table.add_column(str(name), justify="right" if right else "left", no_wrap=right, overflow="fold")
-            for line in block.lines():
-                table.add_row(*map(escape, line))
-            console.print(table)
-            for note in block.notes:
-                console.print(Text(note, style="dim"))
-            console.print()
-        for note in self.notes:
-            console.print(Text(note, style="dim"))
-
-    def to_markdown(self) -> str:
-        """A section per block."""
-        out = ["# Published numbers", ""]
-        for block in self.blocks:
-            lines = [list(map(str, block.cells)), ["---"] * len(block.cells.columns), *block.lines()]
-            out += [f"## {block.title}", ""]
-            out += [f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines]
-            out += ["", *(f"- {note}" for note in block.notes), *([""] if block.notes else [])]
-        return "\n".join([*out, *(f"- {note}" for note in self.notes)]) + "\n"
-
-    def to_latex(self) -> str:
-        """A `longtable` per block (needs longtable and booktabs)."""
-        parts = ["% needs \\usepackage{booktabs,longtable}"]
-        for block in self.blocks:
-            align = "".join("r" if _right(str(name)) else "l" for name in block.cells)
-            style = block.cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-            title = _latex(block.title)
-            parts.append(style.to_latex(environment="longtable", hrules=True, column_format=align, caption=title))
-            parts += [rf"{{\footnotesize {_latex(note)}\par}}" for note in block.notes]
-        parts += [rf"{{\footnotesize {_latex(note)}\par}}" for note in self.notes]
-        return "\n".join(parts).replace("†", r"\textdagger{}").replace("·", r"$\cdot$")
-
-    def to_csv(self) -> str:
-        """The frame, raw."""
-        return self.frame.to_csv(index=False, lineterminator="\n")
 
 
 def published_table(*names: str | None, benchmark: str | None = None, folder: Path | None = None) -> PublishedTable:
@@ -160,10 +66,12 @@ def show(
     if rows.empty:
         asked = " and ".join(filter(None, (method, model, benchmark)))
         raise TablesError(f"no paper in the published tables prints numbers of {asked}")
-    usable = rows[rows.status != "quarantined"]
     trained = set(published.methods.method_id[published.methods.trained == "true"])
-    lines = [_line(same, spread(same), trained) for _, same in usable.groupby("setting", sort=False)]
-    lines += [_line(rows[rows.index == i], None, trained) for i in rows.index[rows.status == "quarantined"]]
+    settings: dict[str, list[dict[Any, Any]]] = {}
+    for row in rows[rows.status != "quarantined"].to_dict("records"):
+        settings.setdefault(row["setting"], []).append(row)
+    lines = [_line(same, spread_of(same), trained) for same in settings.values()]
+    lines += [_line([row], None, trained) for row in rows[rows.status == "quarantined"].to_dict("records")]
     frame = pd.DataFrame(lines)
     order = frame.assign(table=frame.table.map(TABLES.index), size=-frame.retention_nominal.fillna(-1))
     order = order.sort_values(["quarantined", "model_id", "table", "label", "size", "benchmark_id"], kind="stable")
@@ -206,31 +114,32 @@ def overview(published: Published) -> PublishedTable:
     return PublishedTable(counts, blocks, ("vtpbench published METHOD and/or MODEL shows the numbers.",))
 
 
-def _line(rows: pd.DataFrame, found: Spread | None, trained: set[str]) -> dict[str, Any]:
+def _line(rows: Sequence[Mapping[Any, Any]], found: Spread | None, trained: set[str]) -> dict[str, Any]:
     """A setting as one row of the frame; `found` is None for what must not be compared."""
-    first = rows.iloc[0]
-    method = first.method_id + (f"+{first.addon_id}" if first.addon_id else "")
-    flags = dict.fromkeys(flag for flags in rows.convention_flags for flag in flags.split(";") if flag)
+    first = rows[0]
+    method = first["method_id"] + (f"+{first['addon_id']}" if first["addon_id"] else "")
+    flags = dict.fromkeys(flag for row in rows for flag in row["convention_flags"].split(";") if flag)
+    learned = first["method_id"] in trained or any(row["trained"] == "true" for row in rows)
     return {
-        "table": first.table,
+        "table": first["table"],
         **{key: first[key] for key in KEY if key != "convention"},
-        "label": method + (f" ({first.variant})" if first.variant else ""),
-        "retention_nominal": first.retention_nominal,
-        "budget_printed": max(rows.budget_printed, key=len),
-        "aggregate_id": first.aggregate_id,
-        "unit": first.unit,
+        "label": method + (f" ({first['variant']})" if first["variant"] else ""),
+        "retention_nominal": first["retention_nominal"],
+        "budget_printed": max((row["budget_printed"] for row in rows), key=len),
+        "aggregate_id": first["aggregate_id"],
+        "unit": first["unit"],
         **{key: getattr(found, key) if found else None for key in ("min", "median", "max")},
         "papers": found.n_papers if found else 0,
         "copies": len(found.copies) if found else 0,
-        "values": found.listed if found else f"{first.value_printed}: {first.paper_id}",
+        "values": found.listed if found else f"{first['value_printed']}: {first['paper_id']}",
         **{key: first[key] for key in ("n_items", "n_source", "workload", "hardware", "batch", "convention")},
-        "members": first.members,
-        "trained": "true" if first.method_id in trained or "true" in set(rows.trained) else first.trained,
+        "members": first["members"],
+        "trained": "true" if learned else first["trained"],
         "suspect": bool(found and found.suspect),
         "quarantined": found is None,
         "flags": ";".join(flags),
-        "rows": " ".join(rows.row_id),
-        "reason": "" if found else first.note,
+        "rows": " ".join(row["row_id"] for row in rows),
+        "reason": "" if found else first["note"],
     }
 
 
@@ -291,11 +200,3 @@ def _refused(frame: pd.DataFrame) -> Sequence[Block]:
         "printed": frame["values"], "reason": frame.reason,
     })  # fmt: skip
     return (Block("not compared (quarantined)", cells),)
-
-
-def _latex(text: str) -> str:
-    return re.sub(r"([_#%&])", r"\\\1", text).replace("^", r"\^{}")
-
-
-def _right(name: str) -> bool:
-    return name in _RIGHT or name.isdigit()
