@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from harness.tables.stats import POWER
+
 DIAGNOSTIC = frozenset({"blind", "random", "oracle", "replay"})
 
 
@@ -27,12 +29,13 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
                 f"Verdict at the 5 % level: equivalent = shown to be within ±{count(margin, 'point')} (TOST, likewise "
                 "adjusted); worse or better = p < 0.05 and not equivalent; inconclusive = neither shown."
             ),
+            *power(frame, margin),
         ]
     if small.any():
         out += ["(n): pairs, where fewer than N samples were common to both cells."]
     if uneven.any():
         out += ["N differs within a section: read the paired Δ there, not the accuracies side by side."]
-    out += scoring(frame)
+    out += [*scoring(frame), *versions(frame)]
     if frame.failed.sum():
         out += ["Failed samples have no reply; they count in no column but their own."]
     if frame.method.isin(DIAGNOSTIC).any():
@@ -51,6 +54,25 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
     if frame.title.str.contains("self-test").any():
         out += ["Self-test: made pictures and a tiny model; says that the harness works, not which method is best."]
     return (*out, "-: not defined, nothing finished, or nothing to compare with.")
+
+
+def power(frame: pd.DataFrame, margin: float) -> list[str]:
+    """How many samples would show a difference of the margin."""
+    low, high = frame.needed.min(), frame.needed.max()
+    if not low > 0:
+        return []
+    needed = f"{low:,.0f}" + (f" to {high:,.0f}" if high > low else "")
+    return [
+        f"To see a true difference of {count(margin, 'point')} with {100 * POWER:g} % power takes {needed} samples at "
+        "the discordance seen here (clusters and Holm's first step counted)."
+    ]
+
+
+def versions(frame: pd.DataFrame) -> list[str]:
+    """Cells that were made by more than one version of the code."""
+    cells = list(frame.cell[frame.versions > 1])
+    more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+    return [f"Made by more than one version of the code: {', '.join(cells[:3])}{more}."] if cells else []
 
 
 def scoring(frame: pd.DataFrame) -> list[str]:

@@ -55,10 +55,10 @@ def _keys() -> list[Column]:
 def _comparison(brief: bool, rows: Sequence[Row]) -> list[Column]:
     ends = "± 95 %" if brief else "[95 %]"
     metric = rows[0]["metric"]
-    headline = [] if metric == "mean" else [Column((metric, "%"), lambda row: percent(row["metric_value"]), COMPARISON)]
+    special = Column((f"{metric} %", ends), lambda row: interval(row, "metric_value", "{:.1f}", brief), COMPARISON)
     return [
         Column(("", "N"), lambda row: str(row["n"]), COMPARISON),
-        *headline,
+        *([] if metric == "mean" else [special]),
         Column(("accuracy %", ends), lambda row: interval(row, "accuracy", "{:.1f}", brief), COMPARISON),
         Column(("Δ points", ends), lambda row: difference(row, brief), COMPARISON),
         Column(("p", "Holm"), lambda row: _p(row["p_holm"]), COMPARISON),

@@ -26,6 +26,8 @@ from harness.tables.store import Source, read_all
 
 __all__ = ["FLOPS", "TablesError", "cells_frame", "load", "samples_frame", "varying"]
 
+_FLOATS = ("keep", "tokens", "metric_value")
+
 
 class TablesError(InputError):
     """Nothing can be printed; the message is one line that says why."""
@@ -38,9 +40,9 @@ def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[
     and `params` (dictionaries: what cells must share to be paired, and the method), `config` (what was asked for), n
     (finished samples), failed, unjudged (samples that wait for a judge; as long as there are any the cell has no
     accuracy), accuracy and lenient (by the official and by the lenient rule, 0..1), metric, metric_value and
-    metric_note (the benchmark's headline: its name, value and what must be known of it), unparsed and truncated
-    (shares), ret_nominal, ret_prefill, ret_decode, kv, evidence (recall, 0..1), trace_length (median, tokens),
-    visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
+    metric_note (the benchmark's headline: its name, value and what must be known of it), versions (of the code that
+    made the samples), unparsed and truncated (shares), ret_nominal, ret_prefill, ret_decode, kv, evidence (recall,
+    0..1), trace_length (median, tokens), visual_tokens, flops_* and kv_* (mean per sample), seconds (mean).
 
     Args:
         results: the results folder.
@@ -54,6 +56,8 @@ def cells_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[
 
 def samples_frame(results: Path, models: Sequence[str] = (), benchmarks: Sequence[str] = ()) -> pd.DataFrame:
     """One row per cell, sample id and repeat: credit, reply, finish and everything measured, lists left out.
+
+    `line` is what the benchmark's headline is computed from, as JSON; None where that is the mean of credits.
 
     `failed` samples (an error instead of a reply) stay in, but have no credit and no measured values. Takes and raises
     what `cells_frame` does.
@@ -146,7 +150,7 @@ def _config(file: Path, runs: Path) -> dict[str, Any]:
 
 def _summarise(configs: list[dict[str, Any]], samples: pd.DataFrame) -> pd.DataFrame:
     by_cell = samples[~samples.failed].groupby("cell", observed=True)
-    cells = pd.DataFrame(configs).set_index("cell").astype({"keep": "float64", "tokens": "float64"})
+    cells = pd.DataFrame(configs).set_index("cell").astype(dict.fromkeys(_FLOATS, "float64"))
     cells["n"] = by_cell.size().reindex(cells.index, fill_value=0)
     cells["failed"] = samples.groupby("cell", observed=True).failed.sum().reindex(cells.index, fill_value=0).astype(int)
     cells["unjudged"] = cells.n - by_cell.credit.count().reindex(cells.index, fill_value=0)

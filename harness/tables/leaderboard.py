@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from harness.tables import caption, render, stats
+from harness.tables import caption, render
 from harness.tables.columns import Row, Table
+from harness.tables.compared import compare
 from harness.tables.frames import TablesError, load, varying
 
 _NESTED = ("scoring", "assumed", "changed", "setting", "params", "config")
-_COMPARED = ["reference", "pairs", "difference", "difference_low", "difference_high", "p", "p_margin"]
-_STATISTICS = ["accuracy_low", "accuracy_high", "rule", *_COMPARED, "test"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,8 @@ class Leaderboard:
     """A leaderboard ready to be printed.
 
     Attributes:
-        frame: one row per cell, raw values: the columns of `cells_frame`, then title (its section), label, accuracy_low
-            and accuracy_high, reference (the cell compared with), pairs, difference with its ends, p and p_holm,
-            p_margin and p_margin_holm, verdict. Accuracies, differences and shares are 0..1.
+        frame: one row per cell, raw values: the columns of `cells_frame`, those of `compare`, then title (its section)
+            and label. Accuracies, differences and shares are 0..1.
         notes: the caption, one sentence a line.
         command: what printed it, if known.
     """
@@ -85,6 +83,21 @@ def leaderboard(
     Raises:
         TablesError: nothing to print, or nothing called `against`.
     """
+    frame, _ = compared(results, models, benchmarks, margin=margin, against=against, protocol=protocol)
+    return Leaderboard(frame, caption.notes(frame, margin, against), command)
+
+
+def compared(
+    results: Path,
+    models: Sequence[str],
+    benchmarks: Sequence[str],
+    *,
+    margin: float,
+    against: str,
+    protocol: str | None,
+    headline: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The frame of a leaderboard, and its samples; `headline` as for `compare`. Takes and raises what that does."""
     if not 0 < margin < 100:
         raise TablesError(f"margin must lie between 0 and 100 points, got {margin:g}")
     cells, samples = load(results, models, benchmarks)
@@ -92,12 +105,8 @@ def leaderboard(
         cells = _under(cells, protocol)
     if against not in {"full", "base", *cells.method}:
         raise TablesError(f"against must be full, base or one of {', '.join(sorted(set(cells.method)))}; got {against}")
-    done = _credits(samples[~samples.failed & samples.cell.isin(cells.cell[cells.unjudged == 0])])
-    rows: list[Row] = cells.to_dict("records")  # type: ignore[assignment]
-    measured = [_statistics(row, _reference(row, rows, against), done, margin / 100) for row in rows]
-    frame = cells.join(pd.DataFrame(measured, columns=_STATISTICS, index=cells.index))
-    frame = _ordered(_named(_judged(frame)))
-    return Leaderboard(frame, caption.notes(frame, margin, against), command)
+    frame = compare(cells, samples, against=against, margin=margin / 100, headline=headline)
+    return _ordered(_named(frame)), samples
 
 
 def _under(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -105,66 +114,6 @@ def _under(cells: pd.DataFrame, protocol: str) -> pd.DataFrame:
     if kept.empty:
         raise TablesError(f"no run under protocol {protocol}; there are: {', '.join(sorted(set(cells.protocol)))}")
     return kept.reset_index(drop=True)
-
-
-def _credits(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Per cell: credit and cluster, under one number per sample id and repeat, which is sooner found than a text."""
-    item, cluster = pd.factorize(samples.id)[0], pd.factorize(samples.cluster)[0]
-    key = item * (1 + samples["repeat"].max()) + samples["repeat"]
-    numbers = pd.DataFrame({"credit": samples.credit, "cluster": cluster}).set_index(key)
-    return {str(cell): part for cell, part in numbers.groupby(samples.cell.to_numpy(), observed=True)}
-
-
-def _reference(row: Row, rows: Sequence[Row], against: str) -> str | None:
-    """The cell that a row is compared with; of several (run with other software, say) the one with most samples."""
-
-    def fits(other: Row) -> bool:
-        if other["addon"] != "none" or not wanted(other) or other["cell"] == row["cell"]:
-            return False
-        return bool(other["setting"] == row["setting"])  # last, for it takes longest
-
-    def wanted(other: Row) -> bool:
-        if against == "full":
-            return bool(other["method"] == "none")
-        if against == "base":
-            return bool(other["params"] == row["params"].get("base"))
-        return bool(other["method"] == against) and same_budget(other)
-
-    def same_budget(other: Row) -> bool:
-        return all((pd.isna(other[k]) and pd.isna(row[k])) or other[k] == row[k] for k in ("keep", "tokens"))
-
-    itself = row["addon"] == "none" and row["method"] == {"full": "none"}.get(against, against)
-    found = [] if itself else [other for other in rows if fits(other)]
-    return max(found, key=lambda other: int(other["n"]))["cell"] if found else None
-
-
-def _statistics(row: Row, reference: str | None, done: dict[str, pd.DataFrame], margin: float) -> dict[str, Any]:
-    """Interval of a row and its comparison with the reference; what cannot be said stays out (NaN)."""
-    ours = done.get(row["cell"])
-    if ours is None:
-        return {}
-    estimate = stats.accuracy(ours.credit.to_numpy(), ours.cluster.tolist())
-    out = {"accuracy_low": estimate.low, "accuracy_high": estimate.high, "rule": estimate.rule}
-    if reference not in done:
-        return out
-    at = done[reference].index.get_indexer(ours.index)
-    both, other = ours[at >= 0], done[reference].credit.to_numpy()[at[at >= 0]]
-    if both.empty:
-        return out
-    d = stats.paired(both.credit.to_numpy(), other, both.cluster.tolist(), margin)
-    values = [reference, d.pairs, d.value, d.low, d.high, d.p, d.p_margin]
-    return out | dict(zip(_COMPARED, values, strict=True)) | {"test": d.rule}
-
-
-def _judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """With Holm's adjustment over all compared cells, and verdicts."""
-    compared = frame.index[frame.p.notna()]
-    adjusted = {key: stats.holm(list(frame.loc[compared, key])) for key in ("p", "p_margin")}
-    for key, values in adjusted.items():
-        frame[f"{key}_holm"] = pd.Series(values, index=compared, dtype="float64")
-    said = [stats.verdict(*v) for v in zip(frame.difference[compared], *adjusted.values(), strict=True)]
-    frame["verdict"] = pd.Series(said, index=compared, dtype=object)
-    return frame
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from harness.tables import pivot_caption, pivot_text, render
 from harness.tables.bands import BUDGETS, bands
-from harness.tables.frames import TablesError, load
-from harness.tables.leaderboard import Leaderboard, leaderboard
+from harness.tables.frames import TablesError
+from harness.tables.leaderboard import Leaderboard, compared
 from harness.tables.pareto import COSTS, machines, pareto, total_flops
 from harness.tables.pivot_cells import AXES, placed, refuse
 from harness.tables.pivot_pairs import with_ratios, with_relative
@@ -101,23 +101,23 @@ def pivot(
     ):
         if value not in known:
             raise TablesError(f"{key} must be one of {', '.join(known)}; got {value}")
-    board = leaderboard(
-        results, models=models, benchmarks=benchmarks, margin=margin, against=against, protocol=protocol
+    frame, samples = compared(
+        results, models, benchmarks, margin=margin, against=against, protocol=protocol, headline=metric == "headline"
     )
     asked = Asked(rows, cols, metric, against, margin, budget)
-    frame = placed(_valued(board.frame, metric), rows, cols)
+    frame = placed(_valued(frame, metric), rows, cols)
     refuse(frame, asked)
     if metric == "trace_length":
-        frame = with_ratios(frame, load(results, models, benchmarks)[1])
+        frame = with_ratios(frame, samples)
     if asked.relative:
-        frame = with_relative(frame, load(results, models, benchmarks)[1])
+        frame = with_relative(frame, samples)
     frame = _ordered(_banded(_fronts(frame, results), asked), asked)
     return Pivot(frame, pivot_caption.notes(frame, asked), asked, command)
 
 
 def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """With what follows from the columns of the leaderboard, and the metric as `value`."""
-    frame = frame.assign(headline=frame.metric_value.astype("float64"), flops=total_flops(frame))
+    frame = frame.assign(headline=frame.metric_value, flops=total_flops(frame))
     frame["cost_per_correct"] = frame.flops / frame.accuracy.where(frame.accuracy > 0)
     return frame.assign(value=frame[metric])
 

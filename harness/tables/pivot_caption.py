@@ -17,7 +17,7 @@ def notes(frame: pd.DataFrame, asked: Asked) -> tuple[str, ...]:
     """Caption of a pivot table; sentences that do not apply are left out."""
     metric = METRICS[asked.metric]
     out = [f"{caption.count(len(frame), 'cell')}. {asked.metric}: {metric.meaning}."]
-    if asked.metric == "accuracy":
+    if metric.tested:
         out += _tests(frame, asked)
     if asked.metric == "trace_length":
         out += [
@@ -35,7 +35,7 @@ def notes(frame: pd.DataFrame, asked: Asked) -> tuple[str, ...]:
         out += [_bands(frame, asked)]
     if asked.metric == "accuracy":
         out += _fronts(frame)
-    out += caption.scoring(frame) if metric.judged else []
+    out += [*(caption.scoring(frame) if metric.judged else []), *caption.versions(frame)]
     if frame.failed.sum():
         out += [f"{caption.count(int(frame.failed.sum()), 'sample')} failed and count nowhere."]
     if frame.method.isin(caption.DIAGNOSTIC).any():
@@ -62,6 +62,7 @@ def _tests(frame: pd.DataFrame, asked: Asked) -> list[str]:
         f"bootstrap. p: {caption.join(frame.test)}, Holm-adjusted over {cells}.",
         f"At the 5 % level: = equivalent, shown to be within ±{caption.count(asked.margin, 'point')} (TOST, likewise "
         "adjusted); ↓ worse or ↑ better, p < 0.05 and not equivalent; ? inconclusive, neither shown.",
+        *caption.power(frame, asked.margin),
     ]
     if (compared.pairs < compared.n).any():
         out += ["(n): pairs, where fewer than N samples were common to both cells."]

@@ -36,16 +36,20 @@ _RETENTION = {"ret_nominal": "nominal", "ret_prefill": "prefill", "ret_decode": 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a cell shows, in which unit (`PERCENT`, `SHARE` or a name), and whether all samples must be judged."""
+    """What a cell shows, in which unit (`PERCENT`, `SHARE` or a name).
+
+    `judged`: all samples must be. `tested`: the difference to the reference stands beside it.
+    """
 
     unit: str
     meaning: str
     judged: bool = False
+    tested: bool = False
 
 
 METRICS = {
-    "accuracy": Metric(PERCENT, "accuracy by the official rule", judged=True),
-    "headline": Metric(PERCENT, "the benchmark's headline metric; no test", judged=True),
+    "accuracy": Metric(PERCENT, "accuracy by the official rule", judged=True, tested=True),
+    "headline": Metric(PERCENT, "the benchmark's headline metric", judged=True, tested=True),
     "lenient": Metric(PERCENT, "accuracy with an answer read in any reasonable form", judged=True),
     **{key: Metric(SHARE, f"retention: {text}") for key, text in BUDGETS.items() if key in _RETENTION},
     "flops": Metric("FLOPs", "executed FLOPs of all parts, mean per sample"),
@@ -181,7 +185,7 @@ def si(name: str, top: float) -> tuple[str, float]:
 
 def _text(metric: str, column: object, rows: Sequence[Row], brief: bool) -> Callable[[Row], str]:
     """What a row shows in a column."""
-    special = {"accuracy": _accuracy, "trace_length": _length}.get(metric)
+    special = _tested if METRICS[metric].tested else _length if metric == "trace_length" else None
     number = _number(metric, [cell for row in rows for cell in row["cells"].values()])
 
     def text(row: Row) -> str:
@@ -205,8 +209,8 @@ def _number(metric: str, cells: Sequence[Row]) -> Callable[[Row], str]:
     return lambda cell: f"{number(cell)} {letter}{unit}"
 
 
-def _accuracy(cell: Row, brief: bool) -> str:
-    value = percent(cell["accuracy"])
+def _tested(cell: Row, brief: bool) -> str:
+    value = percent(cell["value"])
     if math.isnan(cell["p"]):
         return value
     return f"{value} ({difference(cell, brief)}) {SIGNS[cell['verdict']]}"

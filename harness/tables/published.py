@@ -34,12 +34,18 @@ KEY = (
 """What two printed scores must share to be of one setting (the key of conflicts.csv)."""
 Kind = Literal["method", "model", "benchmark"]
 
+_RESTORE = "install again, or restore the folder from the repository"
 _NUMBERS = (
     *("value", "budget_value", "budget_base_tokens", "retention_nominal", "n_items", "n_members", "recomputed"),
     *("difference", "batch", "base_visual_tokens", "steps_per_item", "min", "max", "median", "spread", "n_values"),
     *("n_papers", "distinct_values", "on_grid", "chance", "p_value", "source_rows"),
 )
 _COST = ("workload", "hardware", "batch")
+_FIRST = {
+    "papers": "paper_id", "models": "model_id", "methods": "method_id", "method_aliases": "alias",
+    "benchmarks": "benchmark_id", "metrics": "metric_id", "protocols": "protocol_id", "conflicts": "model_id",
+    "granularity": "paper_id",
+} | dict.fromkeys(TABLES, "row_id")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Published:
         """Read a folder; default is the shipped one (harness/published in a wheel, results/published in a checkout).
 
         Raises:
-            TablesError: a table is missing or is no CSV.
+            TablesError: a table is missing or damaged.
         """
         folder = folder or shipped()
         names = [field.name for field in fields(cls) if field.name != "rows"]
@@ -128,9 +134,9 @@ class Published:
         splits = text["benchmarks"].groupby("benchmark_id").split.nunique()
         single = set(splits.index[splits == 1])
         parts = [text[name].assign(table=name, setting=_settings(text[name], name, single)) for name in TABLES]
-        rows = _numeric(pd.concat(parts, ignore_index=True).fillna(""))
+        rows = _numeric(pd.concat(parts, ignore_index=True).fillna(""), folder)
         tables = {name: rows[rows.table == name][[*text[name], "setting"]].reset_index(drop=True) for name in TABLES}
-        return cls(**{name: _numeric(text[name]) for name in names if name not in TABLES}, **tables, rows=rows)
+        return cls(**{name: _numeric(text[name], folder) for name in names if name not in TABLES}, **tables, rows=rows)
 
     def row(self, row_id: str) -> pd.Series[Any]:
         """The row of `rows` with this id, such as "p0354"."""
@@ -191,6 +197,7 @@ class Published:
             ids = {f"{kind}_id": row[f"{kind}_id"]}
             for name in (row[f"{kind}_id"], row["name"], row.get("hub_id", ""), *row["printed_names"].split("|")):
                 found.setdefault(plain(name), ids)
+        found.pop("", None)
         return found
 
 
@@ -235,15 +242,23 @@ def spread_of(rows: Iterable[Mapping[Any, Any]]) -> Spread | None:
 def shipped() -> Path:
     """The folder of the shipped tables."""
     package = Path(harness.__file__).parent
-    return next(p for p in (package / "published", package.parent / "results" / "published") if p.is_dir())
+    places = (package / "published", package.parent / "results" / "published")
+    if found := next((place for place in places if place.is_dir()), None):
+        return found
+    raise TablesError(f"the published tables are not there: {places[1]} (in a wheel {places[0]}); {_RESTORE}")
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """One table as it is written, every field a string."""
+    """One table as it is written, every field a string. Raises TablesError if it is missing or no such table."""
+    file = folder / f"{name}.csv"
     try:
-        return pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise TablesError(f"{folder / name}.csv: {str(error).splitlines()[0]}") from None
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise TablesError(f"{file}: {reason}; {_RESTORE}") from None
+    if frame.empty or frame.columns[0] != _FIRST[name]:
+        raise TablesError(f"{file} is no table of {name.replace('_', ' ')} by {_FIRST[name]}; {_RESTORE}")
+    return frame
 
 
 def plain(name: str) -> str:
@@ -261,8 +276,11 @@ def _plural(n: int, one: str, many: str) -> str:
     return f"{n} {one if n == 1 else many}"
 
 
-def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(**{key: pd.to_numeric(frame[key]) for key in _NUMBERS if key in frame})
+def _numeric(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    try:
+        return frame.assign(**{key: pd.to_numeric(frame[key]) for key in _NUMBERS if key in frame})
+    except ValueError as error:
+        raise TablesError(f"a table in {folder} is damaged: {error}; {_RESTORE}") from None
 
 
 def _settings(frame: pd.DataFrame, table: str, single: set[str]) -> pd.Series[str]:

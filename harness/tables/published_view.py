@@ -36,7 +36,7 @@ def published_table(*names: str | None, benchmark: str | None = None, folder: Pa
         TablesError: a name that no table knows, two names of one kind, or nothing printed of such a combination.
     """
     published = Published.read(folder)
-    wanted: dict[Kind, str] = {"benchmark": benchmark} if benchmark else {}
+    wanted: dict[Kind, str] = {} if benchmark is None else {"benchmark": benchmark}
     for name in filter(None, names):
         kind = kind_of(published, name)
         if kind in wanted:

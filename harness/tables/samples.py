@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _MEASURED = (
 _NUMBERS = tuple(dict.fromkeys(("credit", "trace_length", "triggers", "peak_memory", *_MEASURED, *MEANS)))
 _TYPES = dict.fromkeys(_COPIED, pa.large_string()) | {"repeat": pa.int64(), "failed": pa.bool_()}
 _SCORED = ("id", "repeat", "finish", "answer", "category", "cluster", "meta")
+"""What metrics read of a line, besides its verdict."""
 
 
 def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
@@ -39,17 +41,19 @@ def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dic
         config: its configuration; only `scoring` is read.
 
     Returns:
-        The rows, and metric, metric_value and metric_note.
+        The rows, and metric, metric_value, metric_note and versions (of the code that made the samples). `line` holds
+        what the metric is computed from, as JSON, unless that is the mean of credits.
 
     Raises:
         InputError: a line is damaged.
     """
     spec = ScoreSpec.read(folder, config)
     columns: dict[str, list[Any]] = {name: [] for name in (*_TYPES, *_NUMBERS)}
-    scored = []
+    scored, versions = [], set()
     try:
         for _, line in iter_scored(folder, spec):
             scored.append({name: line[name] for name in (*_SCORED, *VERDICT) if name in line})
+            versions.add(line.get("code"))
             row = _row(line)
             for name, column in columns.items():
                 column.append(row.get(name))
@@ -61,7 +65,9 @@ def read_samples(folder: Path, config: Mapping[str, Any]) -> tuple[pa.Table, dic
         raise InputError(f"{folder}: a line of the logs is not that of a sample ({error!r})") from None
     metric = spec.scoring.metrics[0]
     headline = measure(scored, [metric])[metric]
-    return pa.table(arrays), {"metric": metric, "metric_value": headline["value"], "metric_note": headline["note"]}
+    lines = [None if metric == "mean" else json.dumps(line) for line in scored]
+    about = {"metric": metric, "metric_value": headline["value"], "metric_note": headline["note"]}
+    return pa.table(arrays | {"line": pa.array(lines, pa.large_string())}), about | {"versions": len(versions)}
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:

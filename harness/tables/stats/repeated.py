@@ -48,7 +48,7 @@ def _runs(credit: Array, cluster: Sequence[object], method: int) -> Array:
     """What drawn runs add to a method's accuracy [RESAMPLES]."""
     n, runs = credit.shape
     means = credit.mean(0) - credit.mean()
-    if runs == 1 or not means.any():
+    if runs == 1 or not means.var():
         return np.zeros(RESAMPLES)
     left = credit - credit.mean(1, keepdims=True) - means  # neither of the sample nor of the run
     noise = sum(float((by_cluster(column, cluster)[0] ** 2).sum()) for column in left.T) / (runs - 1) / n**2
