@@ -57,13 +57,14 @@ class Hidden:
 class TowerAttention:
     """Attention inside vision-tower layer `layer`, after softmax, float32, over the tower's own tokens.
 
-    rows "cls": the class token's row; "received": summed over all queries. Head-reduced by `head`; averaged over the
-    tower tokens that one visual token is merged from. Shape [n] or [H, n].
+    rows "cls": the class token's row; "received": summed over all queries. Head-reduced by `head`, where "joint" takes
+    all heads for a single wide one before the softmax (PruMerge); averaged over the tower tokens that one visual token
+    is merged from. Shape [n] or [H, n].
     """
 
     layer: int
     rows: Literal["cls", "received"] = "cls"
-    head: Reduce = "mean"
+    head: Reduce | Literal["joint"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,17 @@ class TowerKeys:
     """Keys of tower layer `layer`, averaged over merged tokens: [H, n, d]."""
 
     layer: int
+
+
+@dataclass(frozen=True)
+class TowerValues:
+    """Values of tower layer `layer`, averaged over merged tokens: [H, n, d].
+
+    rows "cls": that of the class token of each token's crop instead, [H, n, d].
+    """
+
+    layer: int
+    rows: Literal["tokens", "cls"] = "tokens"
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class TowerHidden:
     rows: Literal["tokens", "cls"] = "tokens"
 
 
-TowerSignal = TowerAttention | TowerKeys | TowerHidden
+TowerSignal = TowerAttention | TowerKeys | TowerValues | TowerHidden
 """What is recorded in the vision tower."""
 
 Signal = Attention | Keys | Values | Hidden | TowerSignal

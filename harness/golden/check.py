@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.golden import decoder, rules
+from harness.golden import clip_rules, decoder, layer_rules, rules, sparse_rules, tower_rules
 from harness.golden.compare import Golden, arrays
 
 METHODS: dict[str, Callable[[Golden], None]] = {
@@ -24,8 +24,12 @@ METHODS: dict[str, Callable[[Golden], None]] = {
     "E2E_baseline": decoder.baseline,
     "E2E_FastV": decoder.fastv,
     "E2E_FastVlmms": decoder.fastv_lmms,
+    **tower_rules.METHODS,
+    **layer_rules.METHODS,
+    **sparse_rules.METHODS,
+    **clip_rules.METHODS,
 }
-"""How the files of a method are checked; a new method joins by one line here."""
+"""How the files of a method are checked; a new method joins by one line here or in the module of its rule."""
 
 
 def method_of(path: str | Path) -> str:

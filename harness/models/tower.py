@@ -6,12 +6,12 @@ tokens take part in attention and leave afterwards. Everything is float32.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys
+from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues
 
 BLOCK = 256
 """Query rows per block: attention is summed over blocks, so that no [H, P, P] tensor exists."""
@@ -24,18 +24,20 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def _attention(head: Reduce, q: Tensor, k: Tensor, cls: int, unit: int) -> tuple[Tensor, int]:
+def _attention(head: Reduce | Literal["joint"], q: Tensor, k: Tensor, cls: int, unit: int) -> tuple[Tensor, int]:
     """Attention that visual tokens receive from queries [H, r, d], given all keys [H, p, d], and its FLOPs."""
+    if head == "joint":
+        q, k = (x.transpose(0, 1).flatten(1)[None] for x in (q, k))
     rows = [(part @ k.transpose(1, 2)).softmax(-1).sum(1) for part in (q * q.shape[-1] ** -0.5).split(BLOCK, dim=1)]
     received: Tensor = torch.stack(rows).sum(0)[:, cls:].unflatten(1, (-1, unit)).mean(2)
     reduced = {"none": received, "mean": received.mean(0), "sum": received.sum(0), "max": received.amax(0)}
-    return reduced[head], 2 * q.numel() * k.shape[1]
+    return reduced["mean" if head == "joint" else head], 2 * q.numel() * k.shape[1]
 
 
-def _keys(k: Tensor, cls: int, unit: int) -> Tensor:
-    """[H, n, d] from the keys [H, p, d] of all tower tokens."""
-    keys: Tensor = k[:, cls:].unflatten(1, (-1, unit)).mean(2)
-    return keys
+def _per_token(x: Tensor, cls: int, unit: int) -> Tensor:
+    """[H, n, d] from keys or values [H, p, d] of all tower tokens."""
+    tokens: Tensor = x[:, cls:].unflatten(1, (-1, unit)).mean(2)
+    return tokens
 
 
 def hidden_signal(signal: TowerHidden, hidden: Tensor, cls: int, unit: int) -> Tensor:
@@ -54,10 +56,12 @@ def joint_signal(
     """A signal of a block with `norm1` and a joint `attn.qkv`, from the states [P, Dt] entering it, and its FLOPs."""
     p, width = hidden.shape
     heads = block.attn.num_heads
-    q, k, _ = block.attn.qkv(block.norm1(hidden)).reshape(p, 3, heads, -1).permute(1, 2, 0, 3).float().unbind(0)
+    q, k, v = block.attn.qkv(block.norm1(hidden)).reshape(p, 3, heads, -1).permute(1, 2, 0, 3).float().unbind(0)
     cost = 2 * p * width * 3 * width
     if isinstance(signal, TowerKeys):
-        return _keys(rotate(k, rope), 0, unit), cost
+        return _per_token(rotate(k, rope), 0, unit), cost
+    if isinstance(signal, TowerValues) and signal.rows == "tokens":
+        return _per_token(v, 0, unit), cost
     if not isinstance(signal, TowerAttention) or signal.rows == "cls":
         raise ValueError(f"this tower has no class token, so it cannot record {signal}")
     value, product = _attention(signal.head, rotate(q, rope), rotate(k, rope), 0, unit)
@@ -65,9 +69,9 @@ def joint_signal(
 
 
 def class_signal(
-    signal: TowerAttention | TowerKeys, norm: Any, attention: Any, hidden: Tensor, unit: int
+    signal: TowerAttention | TowerKeys | TowerValues, norm: Any, attention: Any, hidden: Tensor, unit: int
 ) -> tuple[Tensor, int]:
-    """The same for a tower with a class token and `q_proj`, `k_proj`: states [C, 1 + P, Dt] of C crops."""
+    """The same for a tower with a class token and `q_proj`, ...: states [C, 1 + P, Dt] of C crops."""
     values, cost = [], 0
     for x in norm(hidden):
         p, width = x.shape
@@ -79,16 +83,18 @@ def class_signal(
             split: Tensor = made.unflatten(1, (attention.num_heads, -1)).transpose(0, 1).float()
             return split
 
-        k, product = heads("k", x), 0
         cost += 2 * p * width * width
         if isinstance(signal, TowerKeys):
-            value = _keys(k, 1, unit)
+            value = _per_token(heads("k", x), 1, unit)
+        elif isinstance(signal, TowerValues):
+            v = heads("v", x)
+            value = _per_token(v, 1, unit)
+            value = v[:, :1].expand_as(value) if signal.rows == "cls" else value
         else:
             rows = x[:1] if signal.rows == "cls" else x
-            value, product = _attention(signal.head, heads("q", rows), k, 1, unit)
-            product += 2 * len(rows) * width * width
+            value, product = _attention(signal.head, heads("q", rows), heads("k", x), 1, unit)
+            cost += product + 2 * len(rows) * width * width
         values.append(value)
-        cost += product
     return torch.cat(values, dim=crop_axis(signal)), cost
 
 

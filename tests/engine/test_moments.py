@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.engine import Decoding, Engine, Request
 from harness.models import Model
 from pruners import FastV, Pruner, PrunerError, Replay, Selection, View, Weights
-from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys, Values
+from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues, Values
 from pruners.views import CacheEdit, CacheView, ModelInfo, State, StepView, Visible
 from tests.conftest import prompts
 from tests.engine.methods import METHODS
@@ -194,7 +194,7 @@ class Listen(Pruner):
             Attention(1, rows="text", head="none", row="none"), Attention(1, rows="all", keys="all", row="sum"),
             Attention(2, rows="raters", row="max"), Attention(0, rows="visual", head="max"),
             Keys(2), Values(2), Hidden(2),
-            TowerAttention(-1, rows="received", head="sum"), TowerKeys(-1), TowerHidden(0),
+            TowerAttention(-1, rows="received", head="sum"), TowerKeys(-1), TowerHidden(0), TowerValues(-1),
         )  # fmt: skip
 
     def start(self, sample: object) -> State:
@@ -219,7 +219,7 @@ def test_signals(model: Model) -> None:
     width = model.net.config.vision_config.hidden_size
     assert shapes == [
         (d.heads, after, n), (length,), (n,), (n,), (d.kv_heads, n, d.head_dim), (d.kv_heads, n, d.head_dim),
-        (n, d.hidden), (n,), (heads, n, width // heads), (n, width),
+        (n, d.hidden), (n,), (heads, n, width // heads), (n, width), (heads, n, width // heads),
     ]  # fmt: skip
     received = listen.heard[Attention(1, rows="all", keys="all", row="sum")]
     assert received.sum() == pytest.approx(length, rel=1e-4)

@@ -14,7 +14,7 @@ from harness.accounting.flops import vision_flops
 from harness.engine import Decoding, Engine, Request
 from harness.models.base import Features
 from pruners import NoPruning, Selection, Weights
-from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys
+from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues
 from tests.tiny import CONFIGS, INTERNVL3_5_8B, LLAVA_1_5_7B, Grid, Prompted, stock, stock_inputs
 
 NAMES = ["internvl", "internvl_norms", "llava"]
@@ -23,7 +23,8 @@ NOISE = 0.2
 LISTED = (
     TowerAttention(-1), TowerAttention(-1, head="none"), TowerAttention(-2, rows="received"),
     TowerAttention(-1, rows="received", head="max"), TowerKeys(-1), TowerKeys(0), TowerHidden(-2),
-    TowerHidden(0, rows="cls"),
+    TowerHidden(0, rows="cls"), TowerAttention(-1, head="joint"), TowerAttention(-2, rows="received", head="joint"),
+    TowerValues(-1), TowerValues(0, rows="cls"),
 )  # fmt: skip
 
 
@@ -86,22 +87,28 @@ class Brute:
         for block in tower.encoder.layers if clip else tower.encoder.layer:
             inner = block.layer_norm1(hidden) if clip else block.layernorm_before(hidden)
             attention = block.self_attn if clip else block.attention
-            q, k = attention.q_proj(inner)[0], attention.k_proj(inner)[0]
+            q, k, v = (getattr(attention, f"{name}_proj")(inner)[0] for name in "qkv")
             if not clip:
                 q, k = attention.q_norm(q), attention.k_norm(k)
-            q, k = (x.reshape(len(x), attention.num_heads, -1).transpose(0, 1) for x in (q, k))
+            joint = (q @ k.T / q.shape[-1] ** 0.5).softmax(-1)
+            q, k, v = (x.reshape(len(x), attention.num_heads, -1).transpose(0, 1) for x in (q, k, v))
             weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
             hidden = block(hidden, None) if clip else block(hidden)
-            self.layers.append((weights, k, hidden[0]))
+            self.layers.append((weights, joint, k, v, hidden[0]))
 
     def __getitem__(self, signal: Signal) -> Tensor:
-        weights, keys, hidden = self.layers[signal.layer]  # type: ignore[union-attr]
+        weights, joint, keys, values, hidden = self.layers[signal.layer]  # type: ignore[union-attr]
         if isinstance(signal, TowerAttention):
+            weights = joint[None] if signal.head == "joint" else weights
             row = (weights[:, 0] if signal.rows == "cls" else weights.sum(1))[:, 1:]
             merged = raster(self.model, row.T).mean(1).T
-            return {"none": merged, "mean": merged.mean(0), "sum": merged.sum(0), "max": merged.amax(0)}[signal.head]
-        if isinstance(signal, TowerKeys):
-            return raster(self.model, keys[:, 1:].transpose(0, 1)).mean(1).transpose(0, 1)
+            return {"none": merged, "mean": merged.mean(0), "sum": merged.sum(0), "max": merged.amax(0)}.get(
+                signal.head, merged[0]
+            )
+        if isinstance(signal, TowerKeys | TowerValues):
+            rows = keys if isinstance(signal, TowerKeys) else values
+            merged = raster(self.model, rows[:, 1:].transpose(0, 1)).mean(1).transpose(0, 1)
+            return rows[:, :1].expand_as(merged) if getattr(signal, "rows", "") == "cls" else merged
         assert isinstance(signal, TowerHidden)
         merged = raster(self.model, hidden[1:]).mean(1)
         return hidden[:1].expand(len(merged), -1) if signal.rows == "cls" else merged

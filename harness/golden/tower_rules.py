@@ -1,0 +1,9 @@
+"""Rules of methods that read the vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.golden.compare import Golden
+
+METHODS: dict[str, Callable[[Golden], None]] = {}
