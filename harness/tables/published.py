@@ -20,11 +20,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-import harness
 from harness.tables.frames import TablesError
+from harness.tables.published_files import TABLES, numeric, read_table, shipped
 
-TABLES = ("results", "ablations", "aggregates", "efficiency")
-"""The tables that hold printed numbers; the others describe them."""
 COUNTED = ("measured", "rerun", "unknown")
 """Provenances whose values make a range; a copied value counts through its origin only."""
 KEY = (
@@ -34,18 +32,7 @@ KEY = (
 """What two printed scores must share to be of one setting (the key of conflicts.csv)."""
 Kind = Literal["method", "model", "benchmark"]
 
-_RESTORE = "install again, or restore the folder from the repository"
-_NUMBERS = (
-    *("value", "budget_value", "budget_base_tokens", "retention_nominal", "n_items", "n_members", "recomputed"),
-    *("difference", "batch", "base_visual_tokens", "steps_per_item", "min", "max", "median", "spread", "n_values"),
-    *("n_papers", "distinct_values", "on_grid", "chance", "p_value", "source_rows"),
-)
 _COST = ("workload", "hardware", "batch")
-_FIRST = {
-    "papers": "paper_id", "models": "model_id", "methods": "method_id", "method_aliases": "alias",
-    "benchmarks": "benchmark_id", "metrics": "metric_id", "protocols": "protocol_id", "conflicts": "model_id",
-    "granularity": "paper_id",
-} | dict.fromkeys(TABLES, "row_id")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,9 +121,9 @@ class Published:
         splits = text["benchmarks"].groupby("benchmark_id").split.nunique()
         single = set(splits.index[splits == 1])
         parts = [text[name].assign(table=name, setting=_settings(text[name], name, single)) for name in TABLES]
-        rows = _numeric(pd.concat(parts, ignore_index=True).fillna(""), folder)
+        rows = numeric(pd.concat(parts, ignore_index=True).fillna(""), folder)
         tables = {name: rows[rows.table == name][[*text[name], "setting"]].reset_index(drop=True) for name in TABLES}
-        return cls(**{name: _numeric(text[name], folder) for name in names if name not in TABLES}, **tables, rows=rows)
+        return cls(**{name: numeric(text[name], folder) for name in names if name not in TABLES}, **tables, rows=rows)
 
     def row(self, row_id: str) -> pd.Series[Any]:
         """The row of `rows` with this id, such as "p0354"."""
@@ -154,9 +141,9 @@ class Published:
         self, *, method: str | None = None, model: str | None = None, benchmark: str | None = None
     ) -> pd.DataFrame:
         """Rows of a method (with all add-ons and variants unless the name fixes them), a model, a benchmark."""
-        wanted = self.resolve(method, "method") if method else {}
-        wanted |= self.resolve(model, "model") if model else {}
-        wanted |= self.resolve(benchmark, "benchmark") if benchmark else {}
+        wanted = self.resolve(method, "method") if method is not None else {}
+        wanted |= self.resolve(model, "model") if model is not None else {}
+        wanted |= self.resolve(benchmark, "benchmark") if benchmark is not None else {}
         rows: pd.DataFrame = self.rows
         for column, value in wanted.items():
             rows = rows if value == "" else rows.loc[rows[column] == value]
@@ -239,28 +226,6 @@ def spread_of(rows: Iterable[Mapping[Any, Any]]) -> Spread | None:
     )
 
 
-def shipped() -> Path:
-    """The folder of the shipped tables."""
-    package = Path(harness.__file__).parent
-    places = (package / "published", package.parent / "results" / "published")
-    if found := next((place for place in places if place.is_dir()), None):
-        return found
-    raise TablesError(f"the published tables are not there: {places[1]} (in a wheel {places[0]}); {_RESTORE}")
-
-
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """One table as it is written, every field a string. Raises TablesError if it is missing or no such table."""
-    file = folder / f"{name}.csv"
-    try:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise TablesError(f"{file}: {reason}; {_RESTORE}") from None
-    if frame.empty or frame.columns[0] != _FIRST[name]:
-        raise TablesError(f"{file} is no table of {name.replace('_', ' ')} by {_FIRST[name]}; {_RESTORE}")
-    return frame
-
-
 def plain(name: str) -> str:
     """A name without case and punctuation; the plus signs of PruMerge+ and FastV+DSTP stay."""
     return re.sub(r"[^a-z0-9+]", "", name.lower())
@@ -274,13 +239,6 @@ def numbers(*values: float) -> list[str]:
 
 def _plural(n: int, one: str, many: str) -> str:
     return f"{n} {one if n == 1 else many}"
-
-
-def _numeric(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    try:
-        return frame.assign(**{key: pd.to_numeric(frame[key]) for key in _NUMBERS if key in frame})
-    except ValueError as error:
-        raise TablesError(f"a table in {folder} is damaged: {error}; {_RESTORE}") from None
 
 
 def _settings(frame: pd.DataFrame, table: str, single: set[str]) -> pd.Series[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from harness.tables.frames import TablesError
-from harness.tables.published import KEY, TABLES, Kind, Published, Spread, numbers, spread_of
+from harness.tables.published import KEY, Kind, Published, Spread, numbers, spread_of
+from harness.tables.published_files import TABLES
 from harness.tables.published_text import Block, PublishedTable
 
 KINDS: tuple[Kind, ...] = ("method", "model", "benchmark")

@@ -136,8 +136,27 @@ def test_a_fault_is_found(check: str, table: str, edit: Edit, found: str, tmp_pa
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TablesError, match=r"results\.csv"):
+    with pytest.raises(TablesError, match=r"results\.csv: No such file or directory; install again"):
         Published.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "message"),
+    [
+        ("results", "", r"results\.csv: No columns to parse"),
+        ("results", "version https://git-lfs.github.com/spec/v1\nsize 3\n", r"results\.csv is no table of results"),
+        ("papers", "paper_id,title\n", r"papers\.csv is no table of papers by paper_id"),
+        ("granularity", "paper_id,chance\ndstp,none\n", "is damaged: Unable to parse string 'none'"),
+    ],
+)
+def test_a_damaged_table_is_one_line(table: str, text: str, message: str, tmp_path: Path) -> None:
+    for file in SHIPPED.iterdir():
+        os.symlink(file, tmp_path / file.name)
+    (tmp_path / f"{table}.csv").unlink()
+    (tmp_path / f"{table}.csv").write_text(text)
+    with pytest.raises(TablesError, match=message) as caught:
+        published_table(folder=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +189,8 @@ def test_every_name_of_the_tables_is_known(published: Published) -> None:
 def test_an_unknown_name_lists_near_ones(published: Published) -> None:
     with pytest.raises(TablesError, match="near: visionzip"):
         published.resolve("VisonZip", "method")
+    with pytest.raises(TablesError, match="no published model is called '-'; near: none"):
+        published.resolve("-", "model")
     with pytest.raises(TablesError, match="no published row 'p5000'"):
         published.row("p5000")
 
