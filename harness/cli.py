@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +47,17 @@ def main(argv: Sequence[str] | None = None, backend: Backend | None = None) -> i
         argv: arguments without the program's name.
         backend: replaces the models and the engine, for tests.
     """
+    try:
+        try:
+            return _main(argv, backend)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(argv: Sequence[str] | None, backend: Backend | None) -> int:
     arguments = _parse(argv)
     try:
         return int(arguments.verb(arguments, backend))
@@ -55,8 +67,6 @@ def main(argv: Sequence[str] | None = None, backend: Backend | None = None) -> i
     except KeyboardInterrupt:
         print("vtpbench: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -87,11 +97,14 @@ def _parser() -> argparse.ArgumentParser:
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        description, epilog = f"{text[0].upper()}{text[1:]}.", cli_tables.EPILOGS.get(name)
+        sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
         sub.add_argument("--config-dir", action="append", default=[], help="a folder with groups of your own")
         sub.add_argument("-m", "--multirun", action="store_true", help="accepted for Hydra habits; changes nothing")
         sub.set_defaults(verb=verb)
+        if name in ("run", "plan"):
+            sub.add_argument("--skipped", action="store_true", help="list every skipped cell, not only the reasons")
         if name == "reproduce":
             sub.add_argument("--tiny", action="store_true", help="the tiny models and glyph benchmarks that stand in")
     return parser
@@ -129,12 +142,12 @@ def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
 def _plan(arguments: argparse.Namespace, backend: Backend | None) -> tuple[Plan, Backend]:
     from harness.runs.backend import TorchBackend
     from harness.runs.cells import Resolver
+    from harness.runs.skipped import in_full, summary
 
     backend = backend or TorchBackend()
     found = Resolver(backend).plan(compose_all(arguments.overrides, Configs.find(arguments.config_dir)))
-    for name, reason in found.skipped:
-        print(f"skipped {name}: {reason}", file=sys.stderr)
-    for text in dict.fromkeys(text for cell in found.cells for text in cell.config.protocol.said):
+    said = dict.fromkeys(text for cell in found.cells for text in cell.config.protocol.said)
+    for text in (*(in_full if arguments.skipped else summary)(found.skipped), *said):
         print(text, file=sys.stderr)
     return found, backend
 

@@ -12,18 +12,56 @@ from harness.runs.errors import InputError
 from harness.runs.typed import check_keys, convert
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from harness.runs.backend import Backend
 
-LEADERBOARD_KEYS = ("paths.results", "model", "benchmark", "protocol", "against", "margin", "to", "made_by")
-PIVOT_KEYS = ("rows", "cols", "metric", "budget")
-PUBLISHED_KEYS = ("benchmark", "to")
-REPRODUCE_KEYS = ("paths.results", "model", "benchmark", "pruner", "to")
+RESULTS, TO = {"paths.results": "the results folder (results)"}, {"to": "md, csv, tex, or a file with such an ending"}
+LEADERBOARD_KEYS = RESULTS | {
+    "model": "models to keep: names or globs, with commas",
+    "benchmark": "benchmarks to keep, in the same way",
+    "protocol": "the only protocol to keep",
+    "against": "full (the full model), base (the method without its add-on), or a method",
+    "margin": "points within which two methods count as equivalent (1.0)",
+    "made_by": "command to name below the table",
+} | TO  # fmt: skip
+PIVOT_KEYS = {
+    "rows": "what the rows are (method); as with the next three, ? lists what there is",
+    "cols": "what the columns are (benchmark)",
+    "metric": "what the cells hold (accuracy)",
+    "budget": "what puts methods into bands of equal budget (ret_nominal)",
+}
+PUBLISHED_KEYS = {"benchmark": "the only benchmark to show"} | TO
+REPRODUCE_KEYS = RESULTS | {
+    "experiment": "experiments, instead of their bare names",
+    "model": "models to keep, with commas",
+    "benchmark": "benchmarks to keep",
+    "pruner": "methods to keep",
+} | TO  # fmt: skip
+
+
+def _epilog(keys: Mapping[str, str], *examples: str) -> str:
+    width = max(map(len, keys)) + 1
+    lines = ["keys:", *(f"  {f'{key}=':<{width}}  {text}" for key, text in keys.items())]
+    return "\n".join([*lines, "", "examples:", *(f"  vtpbench {example}" for example in examples)])
+
+
+EPILOGS = {
+    "table": _epilog(
+        LEADERBOARD_KEYS | PIVOT_KEYS,
+        "table benchmark=glyph_walk to=leaderboard.md",
+        "table rows=method cols=benchmark metric=cost_per_correct budget=ret_decode",
+    ),
+    "published": _epilog(PUBLISHED_KEYS, "published fastv llava_1_5_7b", "published dstp benchmark=mathverse to=csv"),
+    "reproduce": _epilog(REPRODUCE_KEYS, "reproduce dstp_table1 dstp_table2 --tiny", "reproduce dstp_table1 to=md"),
+}
+"""What `--help` of a verb shows below its options."""
 
 
 class Printable(Protocol):
     """A table that can be shown in a terminal and as text."""
 
-    def print(self) -> None: ...
+    def print(self, console: Console | None = None) -> None: ...
     def to_markdown(self) -> str: ...
     def to_csv(self) -> str: ...
     def to_latex(self) -> str: ...
@@ -38,7 +76,7 @@ def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
     from harness.tables.pivot import pivot
 
     keys = parse(arguments.overrides)
-    check_keys(keys, (*LEADERBOARD_KEYS, *PIVOT_KEYS), "")
+    check_keys(keys, LEADERBOARD_KEYS | PIVOT_KEYS, "")
     to = _form(keys)
     asked = {key: keys[key] for key in PIVOT_KEYS if key in keys}
     make = pivot if asked else leaderboard
@@ -60,7 +98,7 @@ def published(arguments: argparse.Namespace, backend: Backend | None) -> int:
     check_keys(keys, PUBLISHED_KEYS, "")
     to = _form(keys)
     if len(names) > 2:
-        raise InputError(f"published takes a method and a model, got {', '.join(names)}")
+        raise InputError(f"published takes a method and a model, got {', '.join(names)}; benchmark= takes a benchmark")
     _show(published_table(*names, benchmark=keys.get("benchmark")), to)
     return 0
 
@@ -73,6 +111,7 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
     check_keys(keys, REPRODUCE_KEYS, "")
     to = _form(keys)
     configs = Configs.find(arguments.config_dir)
+    names = [name for text in names for name in text.split(",")] + list(_names(keys, "experiment"))
     if not names:
         raise InputError(f"reproduce needs experiments; known: {', '.join(configs.options('experiment'))}")
     wanted = {key: _names(keys, key) for key in ("model", "benchmark", "pruner")}
@@ -97,13 +136,17 @@ def _form(keys: Mapping[str, str]) -> str | None:
 
 def _show(found: Printable, to: str | None) -> None:
     if to is None:
-        found.print()
+        from rich.console import Console
+
+        with (console := Console()).capture() as text:  # rich would end the program where a pipe is closed
+            found.print(console)
+        print(text.get(), end="")
         return
-    text = FORMS[to.rpartition(".")[2]](found)
+    written = FORMS[to.rpartition(".")[2]](found)
     if to in FORMS:
-        print(text, end="")
+        print(written, end="")
     else:
-        _write(Path(to), text)
+        _write(Path(to), written)
 
 
 def _write(path: Path, text: str) -> None:

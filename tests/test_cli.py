@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
+from harness.cli_tables import EPILOGS
 from tests.runs.fake import FakeBackend
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,21 @@ def test_skipped_cells_are_listed(vtpbench):
     assert "1 of 1 cells done, 1 skipped" in err
 
 
+def experiment(folder, text):
+    """The option that names a folder with an experiment `mine`."""
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "mine.yaml").write_text(text)
+    return f"--config-dir={folder}"
+
+
+def test_many_skipped_cells_are_said_by_reason(vtpbench, tmp_path):
+    mine = experiment(tmp_path, "cells: [{pruner: [none, a, b, c, d, e, f], keep: [0.5, 0.25]}]")
+    code, _, err = vtpbench("plan", "experiment=mine", mine, "limit=2")
+    assert code == 0 and err == "skipped 12 cells: no pruner a, b, c, d, e, f here\n"
+    code, _, err = vtpbench("plan", "experiment=mine", mine, "limit=2", "--skipped")
+    assert code == 0 and err.count("skipped tiny_qwen3_vl/glyph_lookup/b: no pruner 'b' here\n") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +85,9 @@ def test_skipped_cells_are_listed(vtpbench):
         (["run", "keep=0.5", "tokens=4"], "give keep= or tokens=, not both"),
         (["run", "pruner=fastv", "pruner.layer=99"], "layer 99 does not fit a model of 4 layers"),
         (["run", "shard=2/2"], "shard must be i/n"),
+        (["run", "quickstart"], "expected key=value, got 'quickstart'; did you mean experiment=quickstart?"),
+        (["run", "experiment=quickstart", "keep=half"], "keep must be a number, got 'half'"),
+        (["run", "pruner=fastv,,random"], "cannot read pruner=fastv,,random: extraneous input ','\n"),
         (["run", "executor.gpus=7"], "executor.gpus must be all, none or numbers of GPUs"),
         (["run", "--config-dir", "/nope"], "--config-dir /nope is not a folder"),
         (["list", "nope"], "unknown group 'nope'; known: addon, "),
@@ -76,6 +95,9 @@ def test_skipped_cells_are_listed(vtpbench):
         (["table", "paths.results=/nope"], "no runs under /nope/runs"),
         (["table", "by=x"], "unknown key by; known: against, "),
         (["table", "margin=wide"], "margin must be a number"),
+        (["published", "fastv", "llava_1_5_7b", "gqa"], "benchmark= takes a benchmark"),
+        (["published", "benchmark="], "no published benchmark is called ''"),
+        (["reproduce", "desap_efficiency,nope"], "unknown experiment 'nope'; known: "),
         (["diff", "/nope"], "diff needs two cell folders"),
         (["diff", "/nope", "/nope"], "/nope is not the folder of a cell"),
     ],
@@ -84,6 +106,41 @@ def test_bad_input_is_one_line_and_code_2(arguments, message, capsys):
     assert main(arguments, FakeBackend()) == 2
     err = capsys.readouterr().err
     assert message in err and err.startswith("vtpbench: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cells: [", "expected the node content, but found '<stream end>'"),
+        ("cells: []", "nothing to run: no cells in mine"),
+        ("cells: [{pruner: fastv, tokens: many}]", "tokens must be a number, got 'many'"),
+        ("published: {paper: dstp}\ncells: [{model: qwen3_vl_4b}]", "benchmark= is missing in a cell with published"),
+    ],
+)
+def test_a_damaged_experiment_is_one_line_and_code_2(text, message, tmp_path, capsys):
+    assert main(["run", "experiment=mine", experiment(tmp_path, text)], FakeBackend()) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("vtpbench: ") and err.count("\n") == 1
+
+
+def test_experiments_are_named_in_three_ways(tmp_path, capsys):
+    printed = set()
+    for words in (["dstp_efficiency", "desap_efficiency"], ["dstp_efficiency,desap_efficiency"],
+                  ["experiment=dstp_efficiency,desap_efficiency"]):  # fmt: skip
+        assert main(["reproduce", *words, f"paths.results={tmp_path}"]) == 0
+        printed.add(capsys.readouterr().out)
+    assert len(printed) == 1 and "vtpbench reproduce dstp_efficiency desap_efficiency" in printed.pop()
+
+
+@pytest.mark.parametrize("verb", EPILOGS)
+def test_help_lists_every_key_that_is_taken(verb, capsys):
+    assert main([verb, "no=1"]) == 2
+    known = capsys.readouterr().err.partition("known: ")[2].strip().split(", ")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for key in known:
+        assert any(line.startswith(f"  {key}= ") for line in lines), key
 
 
 def test_results_folder_not_writable(tmp_path, capsys):
@@ -115,6 +172,16 @@ def test_help_and_list_need_no_torch():
     assert done.returncode == 0, done.stderr
     for name in ("qwen3_vl_4b_thinking", "fastv", "glyph_walk", "quickstart", "vtp", "wandb"):
         assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("words", [["list"], ["table", "--help"], ["published", "fastv"], ["published", "to=md"]])
+def test_a_closed_pipe_ends_quietly(words):
+    end, pipe = os.pipe()
+    os.close(end)
+    command, env = [sys.executable, "-m", "harness", *words], {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unreachable_hub_is_one_line():

@@ -72,6 +72,9 @@ def compose_all(arguments: Sequence[str], configs: Configs) -> list[Composed]:
     """
     from harness.runs.experiment import Experiment
 
+    for name in split(arguments)[0]:
+        if name in configs.options("experiment"):
+            raise InputError(f"expected key=value, got {name!r}; did you mean experiment={name}?")
     overrides = parse(arguments)
     for key, text in overrides.items():
         check_options(key, text, configs)
@@ -79,6 +82,8 @@ def compose_all(arguments: Sequence[str], configs: Configs) -> list[Composed]:
         names = _values("experiment", overrides.pop("experiment"), configs)
         spans = [(name, span) for name in names for span in Experiment.read(name, configs).spans(configs, overrides)]
         cells = [({**span.overrides, "experiment": name}, span.missing) for name, span in spans]
+        if not cells:
+            raise InputError(f"nothing to run: no cells in {', '.join(names)}")
     else:
         cells = [(cell, None) for cell in expand(overrides, configs)]
     once = {tuple(sorted(cell.items())): (cell, missing) for cell, missing in cells}
@@ -131,7 +136,8 @@ def _values(key: str, text: str, configs: Configs) -> list[str]:
         else:
             values = list(override.sweep_string_iterator())
     except HydraException as error:
-        raise InputError(f"cannot read {key}={text}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].partition(" expecting ")[0]
+        raise InputError(f"cannot read {key}={text}: {reason}") from None
     if not values:
         raise InputError(f"{key}={text} matches nothing; known: {', '.join(configs.options(key)) or 'none'}")
     return values

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from harness.runs.compose import Configs, Grid, expand
 from harness.runs.errors import InputError
-from harness.runs.typed import build, check_keys
+from harness.runs.typed import build, check_keys, convert
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,10 +55,10 @@ def _budget(pruner: str, overrides: Mapping[str, str]) -> tuple[str, float | Non
         return "full", None
     if pruner in CAPS:
         return "cap", CAPS[pruner]
-    if keep := overrides.get("keep"):
-        return "ratio", round(float(Fraction(keep)), 3)  # papers print 33.3 %
-    if tokens := overrides.get("tokens"):
-        return "layer_mean" if pruner in LAYER_MEAN else "tokens", float(tokens)
+    if (keep := overrides.get("keep", "null")) != "null":
+        return "ratio", round(convert(keep, float, "keep"), 3)  # papers print 33.3 %
+    if (tokens := overrides.get("tokens", "null")) != "null":
+        return "layer_mean" if pruner in LAYER_MEAN else "tokens", convert(tokens, float, "tokens")
     return "", None
 
 
@@ -151,9 +150,12 @@ class Experiment:
             grids = tuple(_grid_of(_mapping(cell, "cells"), _mapping(file.set, "set")) for cell in file.cells)
             computed = tuple(_mapping(row, "computed") for row in file.computed)
             published = file.published and build(PublishedTables, _mapping(file.published, "published"), "published")
+            for key in ("model", "benchmark") if published else ():
+                if any(key not in grid.overrides and not grid.missing for grid in grids):
+                    raise InputError(f"{key}= is missing in a cell with published rows")
             return cls(name, published, grids, _tiny(_mapping(file.tiny, "tiny")), computed)
-        except (InputError, YAMLError, ValueError) as error:
-            raise InputError(f"{path} is not an experiment: {str(error).splitlines()[0]}") from None
+        except (InputError, OSError, YAMLError, ValueError) as error:
+            raise InputError(f"{path} is not an experiment: {' '.join(str(error).split())}") from None
 
     def spans(self, configs: Configs, overrides: Mapping[str, str] | None = None) -> list[Span]:
         """Every cell with `overrides` in place, equal ones once."""
