@@ -10,13 +10,13 @@ from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
 from pruners.replay import Replay
 from pruners.selection import Selection, Weights, keep_top
-from pruners.simple import Oracle, Pool, Random, Stride
+from pruners.simple import Downsample, Oracle, Pool, Random, Stride
 from pruners.views import Box, ModelInfo, Sample, View
 from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
 
 __all__ = [
-    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool",
+    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool",
     "Pruner", "PrunerError", "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisionPulse", "VisionZip",
     "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a pruning method is: a frozen dataclass of hyper-parameters, and up to five moments at which it acts."""
+"""What a pruning method is: a frozen dataclass of hyper-parameters, and up to six moments at which it acts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pruners.selection import Selection
 from pruners.signals import Signal
 from pruners.views import CacheEdit, CacheView, ModelInfo, Recall, Sample, State, StepView, View, Visible
 
-Moment = Literal["encoder", "embed", "layer", "cache", "step"]
-MOMENTS: tuple[Moment, ...] = ("encoder", "embed", "layer", "cache", "step")
+Moment = Literal["picture", "encoder", "embed", "layer", "cache", "step"]
+MOMENTS: tuple[Moment, ...] = ("picture", "encoder", "embed", "layer", "cache", "step")
 
 
 class PrunerError(ValueError):
@@ -76,6 +76,10 @@ class Pruner:
         Two per multiply-add. Width is that of what the moment sees: tower units, hidden states, all keys (cache).
         """
         return 0
+
+    def at_picture(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of visual tokens that a picture, which would have these, is shrunk to before the tower."""
+        return rows, columns
 
     def at_encoder(self, view: View) -> Selection | None:
         """Drop or merge tokens inside the vision tower, in whole units; None changes nothing."""

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from pruners.base import Pruner
-from pruners.budget import BeforeLLM
+from pruners.base import Pruner, PrunerError
+from pruners.budget import BeforeLLM, Budgeted
 from pruners.selection import Selection, Weights
-from pruners.views import View
+from pruners.views import ModelInfo, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,24 @@ def pooled_grid(rows: int, columns: int, budget: int) -> tuple[int, int]:
 def windows(n: int, k: int) -> list[range]:
     """k windows over n places as in adaptive average pooling: from floor(i n / k) to ceil((i + 1) n / k)."""
     return [range(i * n // k, -(-(i + 1) * n // k)) for i in range(k)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downsample(Budgeted):
+    """The picture itself, shrunk before the vision tower until it has no more visual tokens than the budget.
+
+    The baseline of VTC-Bench (arXiv 2510.07143), which many methods do not reach; the tower costs less, too. The grid
+    is the largest that the budget admits at the picture's aspect (as in `Pool`), resampled bicubically; position ids
+    are those of the small picture. Retention is told of the tokens that the whole picture would have had.
+    """
+
+    def check(self, model: ModelInfo) -> None:
+        if not model.native:
+            raise PrunerError(f"{model.name}'s vision tower sees squares of one size, however small the picture")
+        super().check(model)
+
+    def at_picture(self, rows: int, columns: int) -> tuple[int, int]:
+        return pooled_grid(rows, columns, self.count(rows * columns))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ class ModelInfo:
         axes: position ids per token of the language model's RoPE (1, or 3 for M-RoPE).
         tower_head_dim: channels of one attention head of the tower.
         feature_layer: tower layer whose output is projected, counted from the end (-2 for LLaVA's CLIP).
+        native: visual tokens follow the picture's size; else the tower sees squares of one size.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ModelInfo:
     axes: int = 1
     feature_layer: int = -1
     tower_head_dim: int = 64
+    native: bool = False
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,16 @@ class _Run:
         """Prompts with vision features; a sample that fails here is set aside."""
         for request in requests:
             try:
-                prompt = self.model.prepare(request)
+                prompt = self._prepare(request)
                 yield request, prompt, self.vision.features(request, prompt)
             except Exception as error:
                 self._fail(request, error)
+
+    def _prepare(self, request: Request) -> Prompt:
+        for stage in self.pruner.stages():
+            if "picture" in stage.moments():
+                return self.model.prepare_shrunk(request, stage.at_picture)
+        return self.model.prepare(request)
 
     def _admit(self, batch: list[tuple[Request, Prompt, list[Features]]], free: list[int]) -> None:
         """Prefill a batch into free slots; if it fails, one by one, so that only the culprit is lost."""

@@ -73,7 +73,8 @@ def make_trace(
 ) -> Trace:  # fmt: skip
     """The trace of a finished reply."""
     d, segment, steps = model.dims, done.segment, reply.steps
-    n = len(done.prompt.visual)
+    prompt = done.prompt
+    n = len(prompt.visual) if prompt.whole is None else prompt.whole
     entries, visual = done.entries, done.visual
     thinking = thinking_tokens(model, ids)
     per_step = [r / d.depth for r in reply.read] or [sum(visual) / d.depth] * steps
@@ -83,7 +84,7 @@ def make_trace(
     return Trace(
         id=done.request.id, repeat=done.request.repeat, token_ids=ids, text=reply_text(model, ids, decoding),
         finish=finish, thinking_tokens=thinking, answer_tokens=len(ids) - thinking,
-        text_tokens=len(done.prompt.ids) - n, visual_tokens=n, visual_per_layer=segment.visual_per_layer,
+        text_tokens=len(prompt.ids) - len(prompt.visual), visual_tokens=n, visual_per_layer=segment.visual_per_layer,
         visible_per_step=[(value, len(list(run))) for value, run in groupby(per_step)], triggers=reply.triggers,
         ret_prefill=sum(segment.visual_per_layer) / (d.depth * n) if n else None,
         ret_decode=(sum(per_step) / steps if steps else sum(visual) / d.depth) / n if n else None,

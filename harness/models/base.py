@@ -60,6 +60,7 @@ class Prompt:
         positions: [A, L] position ids on the A axes of the model's RoPE.
         next_position: position id of the first generated token (the same on every axis).
         visual: [N] places of the visual tokens.
+        whole: visual tokens that the pictures would have had, if they were shrunk.
     """
 
     ids: Tensor
@@ -68,6 +69,7 @@ class Prompt:
     visual: Tensor
     layout: VisualLayout
     pictures: tuple[PictureInput, ...]
+    whole: int | None = None
 
 
 @dataclass
@@ -93,6 +95,9 @@ class Features:
     overhead: int = 0
 
 
+Shrink = Callable[[int, int], tuple[int, int]]
+"""From rows and columns of a picture's visual tokens to those that it is shrunk to."""
+
 EncoderHook = Callable[[int, Tensor, Tensor, Features], Selection | None]
 """(tower layer, units [n, unit * Dt], token [n], what was recorded so far), called after the layers a method names."""
 
@@ -117,6 +122,10 @@ class Model(ABC):
     @abstractmethod
     def prepare(self, request: Request) -> Prompt:
         """Tokens, positions and pixels of a request. Raises BadSample."""
+
+    def prepare_shrunk(self, request: Request, shrink: Shrink) -> Prompt:
+        """The same with smaller pictures, where visual tokens follow their size (`ModelInfo.native`)."""
+        raise NotImplementedError
 
     @abstractmethod
     def encode(

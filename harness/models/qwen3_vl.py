@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from harness.accounting.dims import Dims
-from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt
+from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt, Shrink
 from harness.models.decoder import Decoder, check_placeholders, conversation
 from harness.models.sizes import text_dims
 from harness.models.tower import hidden_signal, joint_signal
@@ -44,14 +46,37 @@ class Qwen3VL(Decoder):
             image_processor.size = {**dict(image_processor.size), **given}
 
     def prepare(self, request: Request) -> Prompt:
-        messages, images = conversation(request, request.system)
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids, images = self._parts(request)
         return self.layout_prompt(ids, tuple(self._pixels(image) for image in images))
 
-    def _pixels(self, image: Any) -> PictureInput:
+    def prepare_shrunk(self, request: Request, shrink: Shrink) -> Prompt:
+        ids, images = self._parts(request)
+        grids = [self._tokens(self._pixels(image)) for image in images]
+        pairs = [(image, *grid, *shrink(*grid)) for image, grid in zip(images, grids, strict=True)]
+        prompt = self.layout_prompt(ids, tuple(self._small(*pair) for pair in pairs))
+        return replace(prompt, whole=sum(rows * columns for rows, columns in grids))
+
+    def _parts(self, request: Request) -> tuple[list[int], list[Any]]:
+        """Token ids, with one placeholder for each of the pictures."""
+        messages, images = conversation(request, request.system)
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids, images
+
+    def _tokens(self, picture: PictureInput) -> tuple[int, int]:
+        """Rows and columns of visual tokens."""
+        return picture.grid[0] // self.merge, picture.grid[1] // self.merge
+
+    def _small(self, image: Any, rows: int, columns: int, fewer_rows: int, fewer_columns: int) -> PictureInput:
+        if (fewer_rows, fewer_columns) == (rows, columns):
+            return self._pixels(image)
+        side = self.merge * self.config.vision_config.patch_size
+        small = image.resize((fewer_columns * side, fewer_rows * side), Image.Resampling.BICUBIC)
+        return self._pixels(small, do_resize=False)  # the processor would enlarge what is below its limit
+
+    def _pixels(self, image: Any, **options: Any) -> PictureInput:
         try:
-            out = self.image_processor(images=[image], return_tensors="pt")
+            out = self.image_processor(images=[image], return_tensors="pt", **options)
         except ValueError as error:  # extreme aspect ratios
             raise BadSample(f"the image processor refuses the picture: {error}") from error
         _, height, width = out["image_grid_thw"][0].tolist()
@@ -61,7 +86,7 @@ class Qwen3VL(Decoder):
         """Expand each picture's placeholder and number everything: text counts on, a picture spans a grid (M-RoPE)."""
         image_token = self.config.image_token_id
         check_placeholders(ids, image_token, len(pictures))
-        grids = [(p.grid[0] // self.merge, p.grid[1] // self.merge) for p in pictures]
+        grids = [self._tokens(picture) for picture in pictures]
         left, out, position, columns, visual = iter(grids), [], 0, [], []
         for token in ids:
             if token != image_token:
@@ -179,7 +204,7 @@ def info(config: Any, name: str) -> ModelInfo:
     """What methods may know, from the config alone."""
     return ModelInfo(
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.depth,
-        unit=config.vision_config.spatial_merge_size**2, axes=3,
+        unit=config.vision_config.spatial_merge_size**2, axes=3, native=True,
         tower_head_dim=config.vision_config.hidden_size // config.vision_config.num_heads,
     )  # fmt: skip
 
