@@ -14,6 +14,8 @@ from harness.tables.published import KEY, Kind, Published, Spread, numbers, spre
 from harness.tables.published_files import TABLES
 from harness.tables.published_text import Block, PublishedTable
 
+__all__ = ["PublishedTable", "kind_of", "overview", "published_table", "show"]
+
 KINDS: tuple[Kind, ...] = ("method", "model", "benchmark")
 HEADINGS = dict(zip(TABLES, ("scores", "component studies", "averages", "costs"), strict=True))
 LEGEND = (
