@@ -234,11 +234,18 @@ def diff(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
 
 def list_options(arguments: argparse.Namespace, backend: Backend | None) -> int:
-    """Show every option of every group with the first line of its file."""
+    """Show every option of every group with the first line of its file; `pruners`: which method acts where."""
     configs = Configs.find(arguments.config_dir)
+    if arguments.overrides == ["pruners"]:
+        from harness.runs.methods import matrix, methods
+
+        rows, reasons = matrix(methods(configs))
+        _print(rows)
+        print("\n".join(["", *reasons]))
+        return 0
     groups = configs.groups()
     if unknown := [name for name in arguments.overrides if name not in groups]:
-        raise InputError(f"unknown group {unknown[0]!r}; known: {', '.join(groups)}")
+        raise InputError(f"unknown group {unknown[0]!r}; known: pruners (which method acts where), {', '.join(groups)}")
     for group in arguments.overrides or groups:
         print(f"{group}=")
         options = configs.options(group)

@@ -33,12 +33,15 @@ def make(component: Component, where: str, **given: Any) -> Any:
     """An instance of the component's class; `given` are parameters that do not come from the configuration.
 
     Raises:
-        InputError: no such class or parameter, a value of the wrong type, or one that the class refuses.
+        InputError: no such class or parameter, one is missing, or a value is of the wrong type or refused by the class.
     """
     assert component.target is not None
     cls = find(component.target, where)
     known = fields(cls)
     check_keys(component.params, known - given.keys(), where)
+    needed = [f.name for f in dataclasses.fields(cls) if f.init and f.default is f.default_factory]  # both are MISSING
+    if absent := [name for name in needed if name not in component.params.keys() | given.keys()]:
+        raise InputError(f"{path(where, absent[0])}= is missing")
     hints = get_type_hints(cls)
     params = {k: _value(v, hints[k], path(where, k)) for k, v in component.params.items()}
     try:

@@ -1,0 +1,74 @@
+"""All methods that a configuration names, and where they can act."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+from harness.models.known import KNOWN
+from harness.runs.components import make
+from harness.runs.compose import Configs
+from harness.runs.config import Component
+from harness.runs.errors import InputError
+from pruners.base import Pruner, PrunerError
+from pruners.views import ModelInfo
+
+
+@dataclass(frozen=True)
+class Method:
+    """An option of `pruner=`: its title (first line of its file), and the method with its own budget; None and the
+    reason if it needs more than its file says."""
+
+    name: str
+    title: str
+    pruner: Pruner | None
+    reason: str = ""
+
+    def acts(self, model: ModelInfo) -> str:
+        """The moments at which it acts on a model, with their layers. Raises PrunerError where it cannot."""
+        assert self.pruner is not None
+        self.pruner.check(model)
+        return ", ".join(
+            dict.fromkeys(_moment(stage, m, model) for stage in self.pruner.stages() for m in stage.moments())
+        )
+
+
+def methods(configs: Configs) -> list[Method]:
+    """Every option of `pruner=`, by name. Raises InputError for a damaged file."""
+    return [_method(name, file.read_text(encoding="utf-8")) for name, file in configs.options("pruner").items()]
+
+
+def matrix(found: list[Method]) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows of methods by models, and a line for every reason why a place is empty ("-")."""
+    rows, reasons = [], []
+    for method in found:
+        row = {"method": method.name}
+        for model in KNOWN:
+            try:
+                row[model.name] = method.acts(model) or "nothing to do" if method.pruner else "-"
+            except PrunerError as error:
+                row[model.name] = "-"
+                reasons.append(f"{method.name}: {error}")
+        rows.append(row)
+        reasons += [f"{method.name}: {method.reason}"] if method.reason else []
+    return rows, list(dict.fromkeys(reasons))
+
+
+def _method(name: str, text: str) -> Method:
+    title = text.partition("\n")[0].removeprefix("#").strip()
+    try:
+        params = yaml.safe_load(text)
+        component = Component(name, params.pop("_target_"), params)
+    except (yaml.YAMLError, AttributeError, KeyError):
+        raise InputError(f"pruner={name}: its file names no class (_target_:)") from None
+    try:
+        return Method(name, title, make(component, "pruner"))
+    except InputError as error:
+        return Method(name, title, None, str(error))
+
+
+def _moment(stage: Pruner, moment: str, model: ModelInfo) -> str:
+    layers = {"layer": stage.layers(model.depth), "encoder": stage.tower_layers(model.tower_depth)}.get(moment, ())
+    where = f" {' '.join(map(str, layers))}" if layers else ""
+    return ("tower" if moment == "encoder" else moment) + where

@@ -1,0 +1,46 @@
+"""Where methods can act: one place or one reason for every method and model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.cli import main
+from harness.models import internvl, llava, qwen3_vl
+from harness.models.known import INTERNVL, LLAVA, QWEN
+from harness.runs.compose import Configs
+from harness.runs.methods import matrix, methods
+from tests.tiny import INTERNVL3_5_8B, LLAVA_1_5_7B, QWEN3_VL_4B
+
+CONFIGS = Configs.find([])
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "known"),
+    [(qwen3_vl, QWEN3_VL_4B, QWEN), (internvl, INTERNVL3_5_8B, INTERNVL), (llava, LLAVA_1_5_7B, LLAVA)],
+)
+def test_known_models_are_those_of_the_configurations(module: Any, config: Any, known: Any) -> None:
+    assert module.info(config, known.name) == known
+
+
+def test_every_place_is_filled_or_has_its_reason() -> None:
+    found = methods(CONFIGS)
+    assert {method.name for method in found} == set(CONFIGS.options("pruner"))
+    rows, reasons = matrix(found)
+    for row in rows:
+        name, places = row.pop("method"), list(row.values())
+        said = [line for line in reasons if line.startswith(f"{name}: ")]
+        assert len(said) == 1 if len(set(places)) == 1 and "-" in places else len(said) == places.count("-")
+    by_name = {row["method"]: row for row in matrix(found)[0]}
+    assert by_name["fastv"]["Qwen3-VL-4B"] == "layer 2"
+    assert by_name["visionpulse_after_fastv"]["LLaVA-1.5-7B"] == "layer 15, step"
+    assert by_name["downsample"]["InternVL3.5-8B"] == "-"
+    assert "replay: pruner.path= is missing" in reasons
+
+
+def test_the_verb_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "pruners"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split() == ["method", "Qwen3-VL-4B", "InternVL3.5-8B", "LLaVA-1.5-7B"]
+    assert "downsample: LLaVA-1.5-7B's vision tower sees squares of one size" in out
