@@ -23,7 +23,7 @@ class ModelInfo:
         unit: tower tokens that one visual token is merged from (1 for CLIP, 4 for Qwen3-VL and InternVL).
         has_cls: the tower has a class token per crop.
         axes: position ids per token of the language model's RoPE (1, or 3 for M-RoPE).
-        tower_head_dim: channels of one attention head of the tower.
+        tower_head_dim, tower_heads: channels of one attention head of the tower, and how many heads a layer has.
         feature_layer: tower layer whose output is projected, counted from the end (-2 for LLaVA's CLIP).
         native: visual tokens follow the picture's size; else the tower sees squares of one size.
     """
@@ -37,6 +37,7 @@ class ModelInfo:
     axes: int = 1
     feature_layer: int = -1
     tower_head_dim: int = 64
+    tower_heads: int = 16
     native: bool = False
 
 

@@ -206,6 +206,7 @@ def info(config: Any, name: str) -> ModelInfo:
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.depth,
         unit=config.vision_config.spatial_merge_size**2, axes=3, native=True,
         tower_head_dim=config.vision_config.hidden_size // config.vision_config.num_heads,
+        tower_heads=config.vision_config.num_heads,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def crop_info(config: Any, name: str, unit: int) -> ModelInfo:
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.num_hidden_layers,
         unit=unit, has_cls=True, feature_layer=feature_layer(config),
         tower_head_dim=config.vision_config.hidden_size // config.vision_config.num_attention_heads,
+        tower_heads=config.vision_config.num_attention_heads,
     )  # fmt: skip
 
 
