@@ -5,7 +5,10 @@ from pruners.budget import Budgeted, resolve_layer
 from pruners.compose import Pipeline
 from pruners.divprune import DivPrune
 from pruners.dstp import DSTP
+from pruners.fastervlm import FasterVLM
 from pruners.fastv import FastV
+from pruners.hiprune import HiPrune
+from pruners.holov import HoloV
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
 from pruners.replay import Replay
@@ -14,9 +17,11 @@ from pruners.simple import Downsample, Oracle, Pool, Random, Stride
 from pruners.views import Box, ModelInfo, Sample, View
 from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
+from pruners.vispruner import VisPruner
 
 __all__ = [
-    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool",
-    "Pruner", "PrunerError", "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisionPulse", "VisionZip",
-    "VisualLayout", "Weights", "keep_top", "resolve_layer",
+    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "FasterVLM", "HiPrune", "HoloV",
+    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "Pruner", "PrunerError", "Random", "Replay", "Sample",
+    "Selection", "Stride", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top",
+    "resolve_layer",
 ]  # fmt: skip
