@@ -11,6 +11,7 @@ from pruners.hiprune import HiPrune
 from pruners.holov import HoloV
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
+from pruners.prumerge import PruMerge, PruMergePlus
 from pruners.replay import Replay
 from pruners.selection import Selection, Weights, keep_top
 from pruners.simple import Downsample, Oracle, Pool, Random, Stride
@@ -21,7 +22,7 @@ from pruners.vispruner import VisPruner
 
 __all__ = [
     "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "FasterVLM", "HiPrune", "HoloV",
-    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "Pruner", "PrunerError", "Random", "Replay", "Sample",
-    "Selection", "Stride", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top",
-    "resolve_layer",
+    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner", "PrunerError",
+    "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisPruner", "VisionPulse", "VisionZip",
+    "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip

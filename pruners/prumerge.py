@@ -1,0 +1,197 @@
+"""PruMerge and PruMerge+: keep what the class token attends to, and merge every other token into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pruners.base import Moment, PrunerError
+from pruners.layout import Scope
+from pruners.selection import Selection, Weights
+from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys
+from pruners.tower import TowerScored
+from pruners.views import ModelInfo, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruMerge(TowerScored):
+    """LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models (arXiv 2403.15388).
+
+    Score a_i = softmax_i(q_cls . k_i / sqrt(width)), with queries and keys of the tower's last layer as one wide head.
+    The highest are centres; each becomes x_c + sum of a_j x_j over the 32 tokens j with the most similar keys (cosine;
+    other centres among them). One more token, sum of a_j x_j over all that are no centres, stands behind them.
+
+    Stated by the paper: the score, similar keys, weights a. Of the official code: sums are not normalised; tokens merge
+    on the tower's output, before the projector; centres stand in the order of their scores; adaptive=True takes as many
+    centres as scores exceed Q3 + 1.5 (Q3 - Q1), int(n * share) of them. Ours: the budget counts the token behind the
+    centres, so that tokens=64 means 64; ties to the lower index.
+
+    Inferred, on a tower that merges (Qwen3-VL, InternVL) or has no class token: joint attention received from all
+    tokens takes the place of the class token's row; either is scaled to sum to one over the visual tokens, as a is but
+    for its class token; embeddings are merged, centres stand in raster order. Position ids: see `BeforeLLM`; where
+    they stay, the token behind the centres shares those of the last one.
+
+    Attributes:
+        layer: of scores and keys; the last, though LLaVA projects the output of the one before it (`features`).
+        tower: where tokens merge: on the tower's output ("clip") or on the embeddings ("merged").
+        adaptive: the scores decide how many centres there are, and the budget is not used; this reads one number from
+            the device. Its rule is charged as with the most centres that can be.
+        neighbours: tokens merged into a centre.
+    """
+
+    scope: ClassVar[Scope] = "crop"
+    layer: int | None = -1
+    tower: Literal["auto", "clip", "merged"] = "auto"
+    features: int | None = None
+    adaptive: bool = False
+    neighbours: int = 32
+
+    def resolved(self, model: ModelInfo) -> PruMerge:
+        base, clip = super().resolved(model), model.has_cls and model.unit == 1
+        return replace(
+            self,
+            scores=base.scores,
+            layer=base.layer,
+            positions=base.positions,
+            tower=("clip" if clip else "merged") if self.tower == "auto" else self.tower,
+            features=model.feature_layer if self.features is None else self.features,
+        )
+
+    def check(self, model: ModelInfo) -> None:
+        super().check(model)
+        if self.tower == "clip" and (model.unit != 1 or not model.has_cls):
+            raise PrunerError(f"{model.name}'s vision tower merges tokens or has no class token: tower=clip cannot be")
+        if self.neighbours < 1:
+            raise PrunerError(f"neighbours must be at least 1, got {self.neighbours}")
+
+    def signals(self, model: ModelInfo) -> Sequence[Signal]:
+        me = self.resolved(model)
+        return (*me._read(), *([me._hidden()] if me.tower == "clip" else []))
+
+    @property
+    def attention(self) -> TowerAttention:
+        return replace(super().attention, head="joint")
+
+    def _read(self) -> tuple[TowerAttention, TowerKeys]:
+        return self.attention, TowerKeys(self.attention.layer)
+
+    def _hidden(self) -> TowerHidden:
+        if self.features is None:
+            raise PrunerError(f"{type(self).__name__} acts only after resolved(model)")
+        return TowerHidden(self.features)
+
+    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
+        most = self.most(n) if self.adaptive else self.count(n) - 1
+        return 2 * most * n * model.tower_heads * model.tower_head_dim if self.acts(n) else 0
+
+    def most(self, n: int) -> int:
+        """The most centres that an adaptive choice among n tokens can have: a quarter lies above the upper quartile."""
+        return n // 4
+
+    def acts(self, n: int) -> bool:
+        """Whether n tokens are more than the budget."""
+        return self.adaptive or self.count(n) < n
+
+    def at_embed(self, view: View) -> Selection | None:
+        if not self.acts(len(view)):
+            return None
+        scores, keys = (view[signal].float() for signal in self._read())
+        centres = self.centres(scores, self.count(len(view)) - 1)
+        if self.tower == "merged":
+            scores, centres = scores / scores.sum(), centres.sort().values
+        weights = merged(centres, scores, keys.transpose(0, 1).flatten(1), self.neighbours)
+        source = torch.cat([centres, centres.new_full((1,), -1)])
+        if self.tower == "merged":
+            return Selection(source, weights, self.positions)
+        rows = weights.apply(view[self._hidden()], len(source)).to(view.hidden.dtype)
+        return Selection(source, weights, self.positions, features=view.project(rows))
+
+    def centres(self, scores: Tensor, k: int) -> Tensor:
+        """The centres [K] in their order, from scores [n] and the budget k, which adaptive methods do not use."""
+        k = int(len(scores) * outliers(scores)) if self.adaptive else k
+        return ranked(scores)[:k]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruMergePlus(PruMerge):
+    """PruMerge+ (arXiv 2403.15388): PruMerge with further centres that are evenly spread over the picture.
+
+    adaptive=True, of the official code: r is the share of outliers, and every int(int(1 / r) / 3)-th token from 0 on is
+    a further centre if it is none yet; the last token never is. Without outliers, where the official code fails, only
+    token 0 is.
+
+    With a budget, of the official code's training path: half of the centres have the highest scores, the other half are
+    the tokens step / 2 + i * step, step = 1 / r, in raster order behind them, and the token behind all of them. A token
+    can be in both halves: then it is there twice, and for each such token the lowest one that is no centre is lost.
+    Inferred: step = n // centres, and where this does not give the right number of tokens, places (2 i + 1) n / 2m.
+
+    Attributes:
+        repaired: spread tokens are taken from those that have no centre yet, so that none is twice and none is lost;
+            the last token takes part.
+    """
+
+    may_repeat: ClassVar[bool] = True
+    repaired: bool = False
+
+    def most(self, n: int) -> int:
+        return n
+
+    def centres(self, scores: Tensor, k: int) -> Tensor:
+        n, order = len(scores), ranked(scores)
+        if self.adaptive:
+            share = outliers(scores)
+            top = order[: int(n * share)]
+            step = max(1, int(int(1 / share) / 3)) if share else n
+            spread = torch.arange(0, n if self.repaired else n - 1, step, device=scores.device)
+            return torch.cat([top, spread[~torch.isin(spread, top)]])
+        m = k // 2
+        top = order[: k - m]
+        if self.repaired:
+            return torch.cat([top, order[k - m :].sort().values[even(n - k + m, m, scores.device)]])
+        return torch.cat([top, stepped(n, m, scores.device)])
+
+
+def ranked(scores: Tensor) -> Tensor:
+    """Indices of scores [n], the highest first, ties to the lower index."""
+    return scores.argsort(descending=True, stable=True)
+
+
+def outliers(scores: Tensor) -> float:
+    """The share of scores [n] above Q3 + 1.5 (Q3 - Q1)."""
+    low, high = torch.quantile(scores, scores.new_tensor([0.25, 0.75])).unbind()
+    return int((scores > high + 1.5 * (high - low)).sum()) / len(scores)
+
+
+def even(n: int, m: int, device: torch.device) -> Tensor:
+    """m <= n of n places, evenly spread, half a step in."""
+    return (2 * torch.arange(m, device=device) + 1) * n // (2 * max(m, 1))
+
+
+def stepped(n: int, m: int, device: torch.device) -> Tensor:
+    """m <= n of n places, a whole number of places apart as far as that covers all of them."""
+    step = n // max(m, 1)
+    places = range(step // 2, n - 1, step)
+    return torch.tensor(places, device=device) if len(places) == m else even(n, m, device)
+
+
+def merged(centres: Tensor, scores: Tensor, keys: Tensor, neighbours: int) -> Weights:
+    """W [K + 1, n] of centres [K] and the token behind them, from scores [n] and keys [n, d], all float32.
+
+    A centre that is there twice has its copy among its neighbours, and takes the place of a token that is no centre.
+    """
+    n, k = len(scores), len(centres)
+    others = torch.zeros_like(scores).scatter(0, centres, 1.0).argsort(descending=True, stable=True)[k:]
+    pool = torch.cat([centres, others])
+    unit = torch.nn.functional.normalize(keys[pool], dim=1)
+    similar = (unit[:k] @ unit.T).fill_diagonal_(-torch.inf)
+    near = pool[similar.argsort(dim=1, descending=True, stable=True)[:, : min(neighbours, n - 1)]]
+    row = torch.arange(k + 1, device=scores.device)
+    return Weights(
+        torch.cat([row[:k], row[:k, None].expand_as(near).flatten(), row[k:].expand(n - k)]),
+        torch.cat([centres, near.flatten(), others]),
+        torch.cat([torch.ones_like(scores[:k]), scores[near].flatten(), scores[others]]),
+    )
