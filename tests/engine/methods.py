@@ -21,6 +21,7 @@ from pruners import (
     Stride,
     VisionPulse,
     VisionZip,
+    VisPruner,
 )
 
 METHODS: dict[str, Pruner] = {
@@ -34,6 +35,7 @@ METHODS: dict[str, Pruner] = {
     "divprune": DivPrune(),
     "visionzip": VisionZip(),
     "fastervlm": FasterVLM(),
+    "vispruner": VisPruner(),
     "holov": HoloV(),
     "holov_overflow": HoloV(keep=0.5, strips=8),
     "holov_repaired": HoloV(keep=0.5, strips=8, repaired=True),
