@@ -32,10 +32,10 @@ class VisPruner(TowerScored):
 
     Stated by the paper: the two parts, and removal by similarity of alternating halves. Of the official code: 8 a
     round, and the order of the list after it. It stops with an error where n - int(k * important) is odd; here the
-    first half is one longer then. The rule is chaotic: in half precision a quarter of the official picks differ, so
-    features are compared in float32, ties to the earlier place. Inferred: where the tower merges tokens, both signals
-    are averaged over the merged ones, and without a class token scores are the attention received, as the authors
-    advise. Position ids: see `BeforeLLM`.
+    first half is one longer then. The rule is chaotic: a quarter of the picks changes in half precision, and in float32
+    they depend on the order in which a processor adds, so cosines are float64 here, ties to the earlier place.
+    Inferred: where the tower merges tokens, both signals are averaged over the merged ones, and without a class token
+    scores are the attention received, as the authors advise. Position ids: see `BeforeLLM`.
 
     Attributes:
         important: share of the budget that goes by attention.
@@ -71,7 +71,7 @@ class VisPruner(TowerScored):
 
 def least_alike(features: Tensor, k: int) -> Tensor:
     """The k rows of features [n, D] that are left when similar ones leave in rounds; all shapes known beforehand."""
-    unit = torch.nn.functional.normalize(features.float(), dim=1)
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
     similarity = unit @ unit.T
     left = torch.arange(len(features), device=features.device)
     if not k:
