@@ -3,6 +3,7 @@
 from pruners.base import Pruner, PrunerError
 from pruners.budget import Budgeted, resolve_layer
 from pruners.compose import Pipeline
+from pruners.dart import DART
 from pruners.divprune import DivPrune
 from pruners.dstp import DSTP
 from pruners.fastervlm import FasterVLM
@@ -12,17 +13,22 @@ from pruners.holov import HoloV
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
 from pruners.prumerge import PruMerge, PruMergePlus
+from pruners.pyramiddrop import PyramidDrop
 from pruners.replay import Replay
 from pruners.selection import Selection, Weights, keep_top
 from pruners.simple import Downsample, Oracle, Pool, Random, Stride
+from pruners.sparsevlm import SparseVLM
+from pruners.sparsevlm_plus import SparseVLMPlus
+from pruners.v2drop import V2Drop
 from pruners.views import Box, ModelInfo, Sample, View
 from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
 from pruners.vispruner import VisPruner
+from pruners.vscan import VScan
 
 __all__ = [
-    "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "FasterVLM", "HiPrune", "HoloV",
+    "DART", "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "FasterVLM", "HiPrune", "HoloV",
     "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner", "PrunerError",
-    "Random", "Replay", "Sample", "Selection", "Stride", "View", "VisPruner", "VisionPulse", "VisionZip",
-    "VisualLayout", "Weights", "keep_top", "resolve_layer",
+    "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride", "V2Drop", "VScan", "View", "VisPruner",
+    "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pruners import (
+    DART,
     DSTP,
     Blind,
     DivPrune,
@@ -17,11 +18,16 @@ from pruners import (
     PruMerge,
     PruMergePlus,
     Pruner,
+    PyramidDrop,
     Random,
+    SparseVLM,
+    SparseVLMPlus,
     Stride,
+    V2Drop,
     VisionPulse,
     VisionZip,
     VisPruner,
+    VScan,
 )
 
 METHODS: dict[str, Pruner] = {
@@ -46,6 +52,17 @@ METHODS: dict[str, Pruner] = {
     "prumerge_plus_repaired": PruMergePlus(keep=0.5, repaired=True),
     "fastv": FastV(),
     "fastv_late": FastV(keep=1 / 9, layer=3),
+    "pyramiddrop": PyramidDrop(),
+    "pyramiddrop_mean": PyramidDrop(keep=0.4),
+    "v2drop": V2Drop(),
+    "v2drop_mean": V2Drop(tokens=9),
+    "dart": DART(keep=0.5),
+    "dart_ascending": DART(keep=None, tokens=8, image_pivots=2, text_pivots=2, order="ascending"),
+    "vscan": VScan(),
+    "vscan_repaired": VScan(keep=0.5, window=2, repaired=True),
+    "sparsevlm": SparseVLM(keep=0.5),
+    "sparsevlm_noise": SparseVLM(keep=2 / 9, noise=True, positions="keep"),
+    "sparsevlm_plus": SparseVLMPlus(keep=0.5, heads=2),
     "random_then_fastv": Pipeline(methods=(Random(keep=0.5), FastV(keep=0.5))),
     "visionpulse_5": VisionPulse(tau=0.1, low=0.01, high=0.05),
     "visionpulse_10": VisionPulse(tau=0.4, low=0.05, high=0.10),
@@ -55,6 +72,7 @@ METHODS: dict[str, Pruner] = {
     "fastv+dstp": DSTP(base=FastV(), tau=0.99, L=5),
     "random+dstp": DSTP(base=Random(keep=0.5), tau=0.99, L=5, joint=True),
     "random+dstp_shadow": DSTP(base=Random(), tau=0.99, L=5, recall="shadow"),
+    "pyramiddrop+dstp": DSTP(base=PyramidDrop(keep=0.4), tau=0.99, L=5),
     "fastv+dstp_dense": DSTP(base=FastV(), tau=0.99, L=5, recall="dense", reversion=False),
     "random+dstp_merge": DSTP(base=Random(), trigger="random", rate=0.2, L=5, swap="merge"),
 }
