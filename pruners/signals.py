@@ -96,8 +96,23 @@ class TowerHidden:
     rows: Literal["tokens", "cls"] = "tokens"
 
 
-TowerSignal = TowerAttention | TowerKeys | TowerValues | TowerHidden
+@dataclass(frozen=True)
+class ClipPatches:
+    """Patches in the space that CLIP's vision tower shares with its text tower: [n, e], float32, not normalised.
+
+    They are visual_projection(post_layernorm(x)). form "hidden": x is the output of tower layer `layer`, which runs for
+    this if it does not otherwise. Else x = proj(softmax(Q K^T / sqrt d) V) of that layer, without its residual and its
+    MLP, where the form names what takes the places of Q, K and V (DeSAP, equation 2). rows "cls": x of the class token
+    of each token's crop instead. Only models with `has_text_tower` have this.
+    """
+
+    layer: int
+    form: Literal["hidden", "qkv", "qqv", "kkv", "vvv"] = "hidden"
+    rows: Literal["tokens", "cls"] = "tokens"
+
+
+TowerSignal = TowerAttention | TowerKeys | TowerValues | TowerHidden | ClipPatches
 """What is recorded in the vision tower."""
 
 Signal = Attention | Keys | Values | Hidden | TowerSignal
-"""Everything that can be declared; CLIP text features and more tower signals join with methods that need them."""
+"""Everything that can be declared; CLIP's view of the question comes with `Sample.clip_text`."""

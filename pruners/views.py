@@ -24,6 +24,7 @@ class ModelInfo:
         has_cls: the tower has a class token per crop.
         axes: position ids per token of the language model's RoPE (1, or 3 for M-RoPE).
         tower_head_dim, tower_heads: channels of one attention head of the tower, and how many heads a layer has.
+        has_text_tower: the tower is CLIP's, and the text tower that was trained with it is at hand.
         feature_layer: tower layer whose output is projected, counted from the end (-2 for LLaVA's CLIP).
         native: visual tokens follow the picture's size; else the tower sees squares of one size.
     """
@@ -53,6 +54,24 @@ class Box:
 
 
 @dataclass(frozen=True)
+class ClipText:
+    """A text in the space that CLIP's towers share, not normalised.
+
+    Attributes:
+        tokens: [T, e] the text tower's output at every token, the ones for start and end included.
+        pooled: [S, e] what stands for the text, one row per segment of 77 tokens.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+
+
+def no_clip_text(_: str) -> ClipText:
+    """What a model without a CLIP text tower answers."""
+    raise ValueError("this model has no CLIP text tower")
+
+
+@dataclass(frozen=True)
 class Sample:
     """One prompt as a method sees it (no batch axis).
 
@@ -66,6 +85,7 @@ class Sample:
         question: text of the prompt without template.
         needed: regions the answer needs, in the order of use; empty when unknown.
         generator: random numbers that depend on the method's seed and the sample id alone.
+        clip_text: a text as CLIP's text tower sees it; only on models with `has_text_tower`. Each call has its cost.
     """
 
     id: str
@@ -77,6 +97,7 @@ class Sample:
     question: str
     needed: tuple[Box, ...]
     generator: Callable[[int], Generator]
+    clip_text: Callable[[str], ClipText] = field(default=no_clip_text, repr=False)
 
 
 @dataclass(frozen=True)

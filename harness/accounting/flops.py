@@ -44,10 +44,15 @@ def project_flops(d: Dims, units: int) -> int:
     return 2 * units * (d.unit * d.tower_hidden * d.merger_hidden + d.merger_hidden * d.hidden)
 
 
+def tower_layer_flops(d: Dims, p: int) -> int:
+    """One tower layer on p tokens of one crop."""
+    w = d.tower_hidden
+    return 2 * p * (4 * w * w + 2 * w * d.tower_mlp) + 4 * p * p * w
+
+
 def vision_flops(d: Dims, tower_tokens: Sequence[int]) -> int:
     """One crop; `tower_tokens` are the tokens entering each tower layer, then those leaving the last one."""
-    w = d.tower_hidden
-    layers = sum(2 * p * (4 * w * w + 2 * w * d.tower_mlp) + 4 * p * p * w for p in tower_tokens[:-1])
+    layers = sum(tower_layer_flops(d, p) for p in tower_tokens[:-1])
     patches = [p - d.tower_cls for p in tower_tokens]
     units = [patches[-1] // d.unit, *(patches[i] // d.unit for i in d.deepstack)]
-    return 2 * patches[0] * d.patch_inputs * w + layers + project_flops(d, sum(units))
+    return 2 * patches[0] * d.patch_inputs * d.tower_hidden + layers + project_flops(d, sum(units))

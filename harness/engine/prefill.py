@@ -20,7 +20,7 @@ from harness.models.base import Features, Model, Prompt
 from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal
-from pruners.views import CacheEdit, CacheView, State, View
+from pruners.views import CacheEdit, CacheView, ClipText, State, View
 
 
 @dataclass
@@ -131,7 +131,14 @@ class Prefill:
         is_text = torch.ones(len(prompt.ids), dtype=torch.bool)
         is_text[prompt.visual] = False
         text = is_text.nonzero().flatten().to(device)
-        sample = make_sample(request, prompt, hidden)
+
+        def clip_text(text: str) -> ClipText:
+            with self.part("overhead"):
+                made, cost = model.clip_text(text)
+            segment.overhead += cost
+            return made
+
+        sample = make_sample(request, prompt, hidden, clip_text)
         segment = Segment(
             sample, hidden, prompt.positions.to(device), prompt.next_position,
             torch.arange(len(hidden), device=device), torch.ones(len(hidden), device=device), text, visual,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from torch import Generator, Tensor
 
 from harness.engine.trace import Request
 from harness.models.base import Prompt
-from pruners.views import Sample
+from pruners.views import ClipText, Sample, no_clip_text
 
 
 def stable_seed(*parts: object) -> int:
@@ -16,7 +17,9 @@ def stable_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8]) >> 1
 
 
-def make_sample(request: Request, prompt: Prompt, embeds: Tensor) -> Sample:
+def make_sample(
+    request: Request, prompt: Prompt, embeds: Tensor, clip_text: Callable[[str], ClipText] = no_clip_text
+) -> Sample:
     """The sample of a request, on the device of its embeddings [L, D]."""
     last_visual = int(prompt.visual[-1]) if len(prompt.visual) else -1
     return Sample(
@@ -24,4 +27,5 @@ def make_sample(request: Request, prompt: Prompt, embeds: Tensor) -> Sample:
         text_after=len(prompt.ids) - 1 - last_visual, embeds=embeds,
         question=" ".join(part for part in request.content if isinstance(part, str)), needed=request.needed,
         generator=lambda seed: Generator().manual_seed(stable_seed(seed, request.id, request.repeat)),
+        clip_text=clip_text,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from harness.accounting.dims import Dims
 from pruners.layout import VisualLayout
 from pruners.selection import Selection
 from pruners.signals import Signal
-from pruners.views import ModelInfo
+from pruners.views import ClipText, ModelInfo, no_clip_text
 
 if TYPE_CHECKING:
     from harness.engine.parts import Part
@@ -141,6 +141,10 @@ class Model(ABC):
     @abstractmethod
     def project(self, units: Tensor) -> Tensor:
         """Visual tokens [m, D] from tower outputs [m, unit * Dt]."""
+
+    def clip_text(self, text: str) -> tuple[ClipText, int]:
+        """A text as the text tower of `info.has_text_tower` sees it, and the FLOPs that this took."""
+        return no_clip_text(text), 0
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from harness.accounting.flops import tower_layer_flops
 from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt
 from harness.models.decoder import Decoder, check_placeholders
-from harness.models.tower import class_signal, crop_axis, hidden_signal
+from harness.models.tower import class_signal, crop_axis, decoupled, hidden_signal
 from pruners.layout import Crop, VisualLayout
-from pruners.signals import Signal, TowerHidden, TowerSignal
+from pruners.signals import ClipPatches, Signal, TowerHidden, TowerSignal
 
 if TYPE_CHECKING:
     from harness.engine.parts import Part
@@ -56,6 +57,10 @@ class CropModel(Decoder):
     @abstractmethod
     def inside(self, block: Any) -> tuple[Any, Any]:
         """The norm before attention, and the attention, of a tower layer."""
+
+    def clip_space(self, states: Tensor) -> Tensor:
+        """[..., e] shared with CLIP's text tower, of states [..., Dt] that leave a tower layer."""
+        raise ValueError(f"{self.info.name} has no CLIP text tower")
 
     def prepare(self, request: Request) -> Prompt:
         text, images = self.render(request)
@@ -112,20 +117,23 @@ class CropModel(Decoder):
         token = torch.arange(start, start + crops * (hidden.shape[1] - 1) // unit, device=self.device)
         out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[] for _ in range(crops)])
         for i, block in enumerate(self.blocks[: self.dims.tower_depth + 1]):
-            here = [signal for signal, layer in signals.items() if layer == i]
-            for signal in here:
-                if not isinstance(signal, TowerHidden):
-                    with part("overhead"):
-                        value, out.costs[signal] = class_signal(signal, *self.inside(block), hidden, unit)
-                    out.signals[signal] = (value, token)
-            if i == self.dims.tower_depth:
-                break
-            for entered in out.tower_tokens:
-                entered.append(hidden.shape[1])
-            hidden = self.run(block, hidden)
-            for signal in here:
+            entering, runs = hidden, i < self.dims.tower_depth
+            if runs:
+                for entered in out.tower_tokens:
+                    entered.append(hidden.shape[1])
+                hidden = self.run(block, entering)
+            for signal in [signal for signal, layer in signals.items() if layer == i]:
                 if isinstance(signal, TowerHidden):
                     out.signals[signal] = (hidden_signal(signal, hidden, 1, unit), token)
+                    continue
+                with part("overhead"):
+                    if isinstance(signal, ClipPatches):
+                        value, cost = self._clip_patches(signal, block, entering, hidden if runs else None)
+                    else:
+                        value, cost = class_signal(signal, *self.inside(block), entering, unit)
+                out.signals[signal], out.costs[signal] = (value, token), cost
+            if not runs:
+                break
             if hook is not None and i in hook_layers:
                 units = hidden[0, 1:].reshape(len(token), -1)
                 selection = hook(i, units, token, out)
@@ -139,6 +147,23 @@ class CropModel(Decoder):
         out.deepstack = out.tokens.new_zeros(0, *out.tokens.shape)
         out.token = token if hook is not None else None
         return out
+
+    def _clip_patches(
+        self, signal: ClipPatches, block: Any, entering: Tensor, leaving: Tensor | None
+    ) -> tuple[Tensor, int]:
+        """The signal [n, e] of crops [C, 1 + P, Dt], and its FLOPs; a layer that does not run otherwise runs for it."""
+        rows, cost = slice(0, 1) if signal.rows == "cls" else slice(1, None), 0
+        if signal.form == "hidden":
+            if leaving is None:
+                leaving = self.run(block, entering)
+                cost = len(entering) * tower_layer_flops(self.dims, entering.shape[1])
+            states = leaving[:, rows]
+        else:
+            norm, attention = self.inside(block)
+            states, cost = decoupled(signal.form, attention, norm(entering), rows)
+        made = self.clip_space(states).float()
+        cost += 2 * states.numel() * made.shape[-1]
+        return made.expand(-1, entering.shape[1] - 1, -1).flatten(0, 1), cost
 
 
 def joined(crops: list[Features]) -> Features:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from harness.accounting.dims import Dims
 from harness.models.base import ModelUnavailable, PictureInput
+from harness.models.clip_text import ClipSide, load_clip
 from harness.models.crops import CropModel
 from harness.models.decoder import conversation
 from harness.models.sizes import crop_dims, crop_info
 from pruners.layout import Crop
-from pruners.views import ModelInfo
+from pruners.views import ClipText, ModelInfo
 
 if TYPE_CHECKING:
     from harness.engine.trace import Request
@@ -43,17 +46,20 @@ class Llava(CropModel):
 
     def __init__(
         self, net: Any, tokenizer: Any, image_processor: Any, name: str,
-        image: str | None = None, system: str | None = None,
+        image: str | None = None, system: str | None = None, clip_text: str | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
             image: "pad" to a square in the mean colour, or "crop" the middle of the picture.
             system: "vicuna" for LLaVA's prompt, or "none" for the tokenizer's chat template.
+            clip_text: folder or hub id of the CLIP model that the tower is from, with its text tower and both
+                projections, which LLaVA's checkpoints lack; loaded when a method asks for it.
         """
         super().__init__(net, tokenizer, image_processor)
         if image not in (None, "pad", "crop") or system not in (None, "vicuna", "none"):
             raise ModelUnavailable(f"image= is pad or crop, system= is vicuna or none, got {image} and {system}")
-        self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
+        self.info = replace(info(self.config, name), has_text_tower=clip_text is not None)
+        self.dims, self.clip_path = dims(self.config, self.dtype.itemsize), clip_text
         self.pad, self.vicuna = image != "crop", system != "none"
         self.side: int = self.config.vision_config.image_size // self.config.vision_config.patch_size
         if image_processor is not None:
@@ -98,6 +104,19 @@ class Llava(CropModel):
 
     def inside(self, block: Any) -> tuple[Any, Any]:
         return block.layer_norm1, block.self_attn
+
+    @cached_property
+    def clip(self) -> ClipSide:
+        """CLIP's text tower and projections. Raises ModelUnavailable."""
+        if self.clip_path is None:
+            raise ModelUnavailable(f"{self.info.name} has no CLIP text tower: give it with model.clip_text=")
+        return load_clip(self.clip_path, self.dtype, self.device, self.config.vision_config.hidden_size)
+
+    def clip_text(self, text: str) -> tuple[ClipText, int]:
+        return self.clip.read(text)
+
+    def clip_space(self, states: Tensor) -> Tensor:
+        return self.clip.project(self.tower.post_layernorm(states))
 
     def project(self, units: Tensor) -> Tensor:
         tokens: Tensor = self.projector(units)

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ FAMILIES = {
     ),
     "llava": Family(
         "harness.models.llava", "Llava", "LlavaForConditionalGeneration", "LlavaImageProcessorPil",
-        "vision_tower", ("image", "system"),
+        "vision_tower", ("image", "system", "clip_text"),
     ),
 }  # fmt: skip
 PROCESSOR_FILES = (
@@ -87,8 +88,10 @@ def _offline() -> bool:
     return False
 
 
-def _fetch(path: str, revision: str | None, what: str, load: Callable[..., Any], **options: Any) -> Any:
-    """Run a loader of transformers, and say what was tried if it cannot reach its files."""
+def fetch(
+    path: str, revision: str | None, what: str, load: Callable[..., Any], key: str = "path", **options: Any
+) -> Any:
+    """Run a loader of transformers, and say what was tried if it cannot reach its files; model.KEY= gives the path."""
     place = source(path)
     local = Path(place).exists()
     try:
@@ -99,14 +102,14 @@ def _fetch(path: str, revision: str | None, what: str, load: Callable[..., Any],
         where = f"folder {place}" if local else f"{hub}, {place} at revision {revision or 'main'}"
         raise ModelUnavailable(
             f"cannot load the {what} of {path} (tried: {where}): {reason} "
-            "If there is no network, download the model elsewhere and give its folder: model.path=/path/to/folder"
+            f"If there is no network, download the model elsewhere and give its folder: model.{key}=/path/to/folder"
         ) from error
 
 
 def _config(path: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
-    return _fetch(path, revision, "config", AutoConfig.from_pretrained)
+    return fetch(path, revision, "config", AutoConfig.from_pretrained)
 
 
 def _family(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
@@ -122,9 +125,9 @@ def _family(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, An
 
 def model_info(path: str, *, family: str, revision: str | None = None, **options: Any) -> ModelInfo:
     """What methods may know of a model, from its config alone (no weights are loaded)."""
-    found, _ = _family(family, options)
+    found, chosen = _family(family, options)
     info: ModelInfo = importlib.import_module(found.module).info(_config(path, revision), path)
-    return info
+    return replace(info, has_text_tower="clip_text" in chosen)
 
 
 def processor_hash(path: str, revision: str | None = None) -> str:
@@ -135,7 +138,7 @@ def processor_hash(path: str, revision: str | None = None) -> str:
         if not Path(place).exists():
             from transformers.utils.hub import cached_file
 
-            found = _fetch(
+            found = fetch(
                 path, revision, "processor", cached_file, filename=name, _raise_exceptions_for_missing_entries=False
             )
             if found is None:
@@ -155,7 +158,7 @@ def weights_id(path: str, revision: str | None = None) -> str:
     if not place.exists():
         from transformers.utils.hub import cached_file
 
-        found = _fetch(path, revision, "config", cached_file, filename="config.json")
+        found = fetch(path, revision, "config", cached_file, filename="config.json")
         return Path(found).parent.name  # .../snapshots/<commit>/config.json
     digest = hashlib.sha256()
     for file in sorted([place / "config.json", *place.glob("*.safetensors")]):
@@ -194,11 +197,11 @@ def load_model(
         with torch.device(device):
             net = net_class._from_config(config, dtype=kind)
     else:
-        net = _fetch(path, revision, "weights", net_class.from_pretrained, dtype=kind)
+        net = fetch(path, revision, "weights", net_class.from_pretrained, dtype=kind)
         net = net.to(device)
     net.model.language_model.set_attn_implementation(NAME)
     getattr(net.model, found.tower).set_attn_implementation("sdpa")
-    tokenizer = _fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained)
-    images = _fetch(path, revision, "image processor", getattr(transformers, found.images).from_pretrained)
+    tokenizer = fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained)
+    images = fetch(path, revision, "image processor", getattr(transformers, found.images).from_pretrained)
     model: Model = adapter(net, tokenizer, images, path, **chosen)
     return model

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues
 
@@ -96,6 +97,24 @@ def class_signal(
             cost += product + 2 * len(rows) * width * width
         values.append(value)
     return torch.cat(values, dim=crop_axis(signal)), cost
+
+
+def decoupled(form: str, attention: Any, x: Tensor, rows: slice) -> tuple[Tensor, int]:
+    """proj(softmax(Q K^T / sqrt d) V) [C, R, Dt] at some rows, and its FLOPs; `form` says what Q, K and V are.
+
+    Args:
+        form: three of the letters q, k and v.
+        x: normed states [C, p, Dt] entering the layer.
+    """
+    crops, p, width = x.shape
+    made = {
+        name: getattr(attention, f"{name}_proj")(x).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+        for name in set(form)
+    }
+    q, k, v = (made[name] for name in form)
+    mixed = scaled_dot_product_attention(q[:, :, rows], k, v).transpose(1, 2).flatten(2)
+    cost = crops * width * (2 * p * width * len(made) + mixed.shape[1] * (4 * p + 2 * width))
+    return attention.out_proj(mixed), cost
 
 
 def crop_axis(signal: Signal) -> int:

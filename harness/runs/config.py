@@ -16,7 +16,7 @@ class ModelConfig:
     """A model: `path` is "builtin:...", a local folder or a hub id.
 
     What only some families know is None for the others, and for the adapter's own default: pixel limits (Qwen3-VL),
-    tiles per picture and the thinking prompt (InternVL), geometry and system sentence (LLaVA).
+    tiles per picture and the thinking prompt (InternVL), geometry, system sentence and CLIP's text tower (LLaVA).
     """
 
     name: str
@@ -30,13 +30,14 @@ class ModelConfig:
     system_prompt: Literal["r1"] | None = None
     image: Literal["pad", "crop"] | None = None
     system: Literal["vicuna", "none"] | None = None
+    clip_text: str | None = None
     thinking: bool = False
     weights: Literal["trained", "random"] = "trained"
 
     @property
     def options(self) -> dict[str, Any]:
         """What the model's family is asked for; None is its default."""
-        names = ("min_pixels", "max_pixels", "max_tiles", "system_prompt", "image", "system")
+        names = ("min_pixels", "max_pixels", "max_tiles", "system_prompt", "image", "system", "clip_text")
         return {name: getattr(self, name) for name in names}
 
 

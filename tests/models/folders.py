@@ -31,6 +31,7 @@ STD = [0.26862954, 0.26130258, 0.27577711]
 SPECIAL = {
     "internvl": ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
     "llava": ["<s>", "</s>", "<image>"],
+    "clip": ["<s>", "</s>"],
 }
 TILE, SQUARE = 16, 24  # pixels per side; 4-pixel patches: 4 x 4 in a tile (2 x 2 visual tokens), 6 x 6 in a square
 
@@ -48,7 +49,11 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast(
             tokenizer_object=words, eos_token="<|im_end|>", extra_special_tokens=names, chat_template=INTERNVL
         )
-    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", words.token_to_id("<s>"))])
+    ends = [(name, words.token_to_id(name)) for name in ("<s>", "</s>")]
+    if family == "clip":
+        words.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+        return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=ends[:1])
     return PreTrainedTokenizerFast(
         tokenizer_object=words, bos_token="<s>", eos_token="</s>", extra_special_tokens={"image_token": "<image>"},
         chat_template=LLAVA,
