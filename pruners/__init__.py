@@ -29,6 +29,6 @@ from pruners.vscan import VScan
 __all__ = [
     "DART", "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "FasterVLM", "HiPrune", "HoloV",
     "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner", "PrunerError",
-    "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride", "V2Drop", "VScan", "View", "VisPruner",
-    "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top", "resolve_layer",
+    "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride", "V2Drop", "VScan",
+    "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip
