@@ -78,7 +78,7 @@ def least_alike(features: Tensor, k: int) -> Tensor:
         return left[:0]
     while len(left) > k:
         first, second = left[::2], left[1::2]
-        closest = similarity[first[:, None], second].amax(1)
+        closest = similarity.index_select(0, first).index_select(1, second).amax(1)
         stays = closest.argsort(descending=True, stable=True)[min(STEP, len(left) - k) :]
         left = torch.cat([first[stays], second])
     return left
