@@ -81,8 +81,8 @@ class Staged(Pruner):
         """The layer of every stage; a depth fraction gives at least 1, before which nothing has read the question."""
         given = [(layer, self.EARLIEST if isinstance(layer, int) else 1) for layer in self._layers]
         found = tuple(resolve_layer(layer, depth, least) for layer, least in given)
-        if list(found) != sorted(found):
-            raise PrunerError(f"drop_at must ascend, got {list(found)}")
+        if list(found) != sorted(found) or found[0] < self.EARLIEST:
+            raise PrunerError(f"drop_at must ascend from layer {self.EARLIEST} on, got {list(found)} of {depth} layers")
         return found
 
     def layers(self, depth: int) -> tuple[int, ...]:
