@@ -29,18 +29,20 @@ class Attentive(Bare):
     """Layers that change nothing and whose text pays random attention [H, T, n] to the picture.
 
     Attributes:
+        backwards: the same heads, last first.
         seen: what entered each layer: hidden states, position ids, and attention over the visual tokens.
     """
 
     def __init__(self, info: ModelInfo, table: Tensor, text: int, heads: int, seed: int) -> None:
         super().__init__(info, table)
         self.text, self.heads = text, heads
-        self.random = Generator().manual_seed(seed)
+        self.random, self.backwards = Generator().manual_seed(seed), False
         self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
         segment, record = attention.segments[0], attention.records[0][0]
         paid = torch.rand(self.heads, self.text, segment.visual_count, generator=self.random)
+        paid = paid.flip(0) if self.backwards else paid
         ids = segment.ids[segment.visual]
         record.values[Attention(k, rows="text", head="mean", row="none")] = (paid.mean(0), ids)
         record.values[Attention(k, rows="text", head="none", row="none")] = (paid, ids)
@@ -50,11 +52,12 @@ class Attentive(Bare):
 
 
 def run(
-    pruner: Rated, n: int, text: int, seed: int, info: ModelInfo = LLAMA, heads: int = 3, width: int = 5
+    pruner: Rated, n: int, text: int, seed: int, info: ModelInfo = LLAMA, backwards: bool = False, width: int = 5
 ) -> tuple[Attentive, Segment]:
     """A picture of n tokens behind START others, before `text` others."""
     table = torch.randn(START + n + text, width, generator=Generator().manual_seed(seed))
-    model = Attentive(info, table, text, heads, seed)
+    model = Attentive(info, table, text, 3, seed)
+    model.backwards = backwards
     return model, prefill(model, pruner, torch.arange(len(table)), START, n).segment
 
 
@@ -187,6 +190,12 @@ def test_nothing_happens(method: type[Rated]) -> None:
     for pruner, n, text in ((method(), 9, 0), (method(), 1, 3), (method(keep=1.0), 9, 3)):
         assert run(pruner, n, text, 0)[1].visual_per_layer == [n] * 4
     assert run(method(keep=None, tokens=99), 9, 3, 0)[1].visual_per_layer == [9] * 4
+
+
+@pytest.mark.parametrize("method", [SparseVLM(keep=0.3), SparseVLMPlus(keep=0.3, heads=2)])
+def test_order_of_heads_does_not_matter(method: Rated) -> None:
+    (one, _), (other, _) = (run(method, 50, 4, 7, backwards=backwards) for backwards in (False, True))
+    assert [torch.equal(a[0], b[0]) for a, b in zip(one.seen, other.seen, strict=True)] == [True] * 4
 
 
 def test_schedules() -> None:
