@@ -2,6 +2,7 @@
 
 from pruners.base import Pruner, PrunerError
 from pruners.budget import Budgeted, resolve_layer
+from pruners.cdpruner import CDPruner
 from pruners.compose import Pipeline
 from pruners.dart import DART
 from pruners.divprune import DivPrune
@@ -19,6 +20,7 @@ from pruners.selection import Selection, Weights, keep_top
 from pruners.simple import Downsample, Oracle, Pool, Random, Stride
 from pruners.sparsevlm import SparseVLM
 from pruners.sparsevlm_plus import SparseVLMPlus
+from pruners.trim import TRIM
 from pruners.v2drop import V2Drop
 from pruners.views import Box, ModelInfo, Sample, View
 from pruners.visionpulse import VisionPulse
@@ -27,8 +29,9 @@ from pruners.vispruner import VisPruner
 from pruners.vscan import VScan
 
 __all__ = [
-    "DART", "DSTP", "Blind", "Box", "Budgeted", "DivPrune", "Downsample", "FastV", "FasterVLM", "HiPrune", "HoloV",
-    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner", "PrunerError",
-    "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride", "V2Drop", "VScan",
-    "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top", "resolve_layer",
+    "DART", "DSTP", "TRIM", "Blind", "Box", "Budgeted", "CDPruner", "DivPrune", "Downsample", "FastV", "FasterVLM",
+    "HiPrune", "HoloV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus",
+    "Pruner", "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus",
+    "Stride", "V2Drop", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights",
+    "keep_top", "resolve_layer",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from harness.engine.segment import Segment
 from harness.engine.trace import Request
 from harness.models.base import Features, Model, Prompt
 from pruners.base import Pruner
-from pruners.layout import VisualLayout
+from pruners.layout import Crop, VisualLayout
 from pruners.selection import Selection
 from pruners.signals import Signal
 from pruners.views import ModelInfo
@@ -69,14 +69,12 @@ class Bare(Model):
         return hidden.float()
 
 
-def prefill(model: Model, pruner: Pruner, ids: Tensor, start: int, n: int, **known: Any) -> Prefilled:
-    """Prefill of tokens `ids` [L], of which n from `start` on are a picture; `known`: signals of that picture."""
+def prefill(model: Model, pruner: Pruner, ids: Tensor, start: int, n: int, crops: int = 1, **known: Any) -> Prefilled:
+    """Prefill of tokens `ids` [L], of which n from `start` on are a picture of equal crops; `known`: its signals."""
     if not 0 <= start <= start + n <= len(ids):
         raise ValueError(f"visual tokens {start} to {start + n} do not fit a sequence of {len(ids)}")
-    visual = torch.arange(start, start + n)
-    prompt = Prompt(
-        ids, torch.arange(len(ids)).expand(model.axes, -1), len(ids), visual, VisualLayout.of_grids([(1, n)]), ()
-    )
+    visual, layout = torch.arange(start, start + n), VisualLayout.of_crops([[Crop(1, n // crops)] * crops])
+    prompt = Prompt(ids, torch.arange(len(ids)).expand(model.axes, -1), len(ids), visual, layout, ())
     tokens = model.embed(ids[visual])
     features = Features(tokens, tokens.new_zeros(0, *tokens.shape), **known)
     pruner.check(model.info)

@@ -1,0 +1,91 @@
+"""CDPruner: keep tokens that are unlike each other and relevant to the question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pruners.base import Moment, PrunerError
+from pruners.clip import ClipGuided
+from pruners.selection import Selection
+from pruners.signals import ClipPatches, Signal
+from pruners.views import ModelInfo, View
+
+SUFFIX = "\nAnswer the question using a single word or phrase."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CDPruner(ClipGuided):
+    """Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs (arXiv 2506.10967).
+
+    Relevance r_i = (s_i - min s + 1e-6) / (max s - min s), where s_i is minus the cosine of patch and question in the
+    space that CLIP's towers share, mean over the question's segments. Of the determinantal point process with kernel
+    r_i cos_ij r_j, cos of the projected tokens, the k tokens of largest determinant are chosen greedily, one row of its
+    Cholesky factor at a time. Kept tokens stay in raster order.
+
+    Stated by the paper: kernel and greedy choice. Of the official code: the minus sign, which its authors confirm; 1e-6
+    in the numerator alone; minimum and maximum over all crops of a picture, while every crop has its own budget
+    (`tokens` of each); the question without LLaVA's "Answer the question using a single word or phrase."; float32.
+    Ours: ties to the lower index; once no token adds to the determinant, because the rank of the kernel is used up, the
+    rest is chosen by what was left of each, where the official code meets values that are no numbers. Position ids: see
+    `BeforeLLM`.
+    """
+
+    def signals(self, model: ModelInfo) -> Sequence[Signal]:
+        return (self.resolved(model).patches,)
+
+    @property
+    def patches(self) -> ClipPatches:
+        """The signal that is compared with the question; exists after `resolved`."""
+        if self.layer is None:
+            raise PrunerError("CDPruner acts only after resolved(model)")
+        return ClipPatches(self.layer)
+
+    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
+        return 2 * n * n * width if self.count(n) < n else 0
+
+    def at_embed(self, view: View) -> Selection | None:
+        n = len(view) // crops(view)
+        if self.count(n) >= n:
+            return None
+        text = self.read(view, view.sample.question.replace(SUFFIX, ""))
+        kernels = zip(relevance(view[self.patches], text.pooled).split(n), view.features.split(n), strict=True)
+        kept = [
+            order(kernel(r, features), self.count(n)).sort().values + n * i for i, (r, features) in enumerate(kernels)
+        ]
+        return Selection(torch.cat(kept), positions=self.positions)
+
+
+def crops(view: View) -> int:
+    """Equal crops that the view's tokens are made of; 1 if tokens have left, or crops are no grids of one size."""
+    grids = [h * w for (picture, _), (h, w) in view.sample.layout.grid.items() if picture == view.picture]
+    return len(grids) if grids == [len(view) // len(grids)] * len(grids) else 1
+
+
+def relevance(patches: Tensor, text: Tensor) -> Tensor:
+    """r [n] of patches [n, e] for the segments [S, e] of a question."""
+    s = -(normalize(patches.float(), dim=1) @ normalize(text.float(), dim=1).mean(0))
+    return (s - s.min() + 1e-6) / (s.max() - s.min()).clamp(min=1e-6)
+
+
+def kernel(relevance: Tensor, features: Tensor) -> Tensor:
+    """r_i cos_ij r_j [n, n] of relevance [n] and features [n, D], float32."""
+    unit = normalize(features.float(), dim=1)
+    return relevance[:, None] * (unit @ unit.T) * relevance
+
+
+def order(kernel: Tensor, k: int) -> Tensor:
+    """The first k picks of a kernel [n, n] in greedy order; no value leaves the device."""
+    gain, rows, picks = kernel.diagonal().clone(), kernel.new_zeros(k, len(kernel)), []
+    for t in range(k):
+        pick = gain.argmax(0, keepdim=True)
+        best = gain[pick]
+        row = kernel.index_select(0, pick)[0] - rows[:t].index_select(1, pick)[:, 0] @ rows[:t]
+        rows[t] = torch.where(best > 0, row / best.clamp(min=1e-30).sqrt(), 0.0)
+        gain = (gain - rows[t] ** 2).index_fill(0, pick, -torch.inf)
+        picks.append(pick)
+    return torch.cat(picks)

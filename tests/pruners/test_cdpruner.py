@@ -1,0 +1,134 @@
+"""CDPruner against determinants: its greedy choice looks at every one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from harness.golden.clip_rules import asked
+from harness.golden.rules import LLAVA, QWEN
+from harness.golden.scene import Bare
+from pruners import PrunerError
+from pruners.cdpruner import CDPruner, kernel, order, relevance
+from pruners.signals import ClipPatches
+from pruners.views import ClipText, ModelInfo
+
+
+def case(n: int, seed: int, segments: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [n, 20], patches [n, 4] and a question [S, 4]."""
+    g = Generator().manual_seed(seed)
+    return tuple(torch.randn(*shape, generator=g) for shape in ((n, 20), (n, 4), (segments, 4)))  # type: ignore[return-value]
+
+
+def rows(x: Tensor) -> np.ndarray:
+    out: np.ndarray = x.double().numpy() / np.linalg.norm(x.double().numpy(), axis=1, keepdims=True)
+    return out
+
+
+def brute_force(features: Tensor, r: np.ndarray, k: int) -> list[int]:
+    """Every pick is the token that makes the determinant of the picked ones largest, in double precision."""
+    unit = rows(features)
+    whole, picks = r[:, None] * (unit @ unit.T) * r, list[int]()
+    for _ in range(k):
+        left = [i for i in range(len(r)) if i not in picks]
+        picks.append(max(left, key=lambda i: np.linalg.slogdet(whole[np.ix_([*picks, i], [*picks, i])])[1]))
+    return picks
+
+
+def compared(patches: Tensor, text: Tensor) -> np.ndarray:
+    s = -(rows(patches) @ rows(text).T).mean(1)
+    out: np.ndarray = (s - s.min() + 1e-6) / (s.max() - s.min())
+    return out
+
+
+@given(st.integers(2, 16), st.integers(0, 10_000), st.integers(1, 3), st.data())
+def test_equals_brute_force(n: int, seed: int, segments: int, data: st.DataObject) -> None:
+    """All but the least relevant token, whose 1e-12 on the diagonal is below the rounding of the others'."""
+    (features, patches, text), k = case(n, seed, segments), data.draw(st.integers(1, n - 1))
+    r = compared(patches, text)
+    picks = order(kernel(relevance(patches, text), features), k).tolist()
+    assert picks == brute_force(features, r, k)
+    selection, after = asked(CDPruner(keep=None, tokens=k), features, text, {ClipPatches(-2): patches})
+    assert selection.source.tolist() == after.index.tolist() == sorted(picks)
+    assert after.positions.tolist() == [list(range(k))]
+
+
+@given(st.integers(2, 9), st.integers(2, 4), st.integers(0, 10_000), st.data())
+def test_crops(n: int, crops: int, seed: int, data: st.DataObject) -> None:
+    """Each has its own budget; least and most relevant are those of the whole picture."""
+    (features, patches, text), k = case(n * crops, seed), data.draw(st.integers(1, n - 1))
+    r, want = compared(patches, text), list[int]()
+    for i in range(crops):
+        part = slice(i * n, (i + 1) * n)
+        want += [i * n + j for j in sorted(brute_force(features[part], r[part], k))]
+    selection, _ = asked(CDPruner(keep=None, tokens=k), features, text, {ClipPatches(-2): patches}, crops)
+    assert selection.source.tolist() == want
+
+
+@given(st.integers(2, 30), st.integers(1, 3), st.integers(0, 10_000))
+def test_rank_runs_out(n: int, rank: int, seed: int) -> None:
+    """Fewer dimensions than picks, twins, patches that are all alike: still k different tokens."""
+    features, patches, text = case(n, seed)
+    flat = features[torch.arange(n) % (1 + n // 2), :rank]
+    for alike in (patches, torch.ones_like(patches)):
+        picks = order(kernel(relevance(alike, text), flat), n)
+        assert sorted(picks.tolist()) == list(range(n))
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    assert order(torch.eye(5), 4).tolist() == [0, 1, 2, 3]
+    assert order(torch.ones(5, 5), 3).tolist() == [0, 1, 2]
+
+
+def test_half_precision_is_judged_in_float32() -> None:
+    features, patches, text = (x.bfloat16() for x in case(40, 5))
+    halves = order(kernel(relevance(patches, text), features), 10).tolist()
+    doubles = (x.double() for x in (patches, text))
+    assert halves == order(kernel(relevance(*doubles), features.double()), 10).tolist()
+
+
+def test_question_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without LLaVA's own suffix, which is about the form of the answer."""
+    from harness.engine.parts import ignore
+    from harness.engine.prefill import Prefill
+    from harness.engine.trace import Request
+    from harness.models.base import Features, Prompt
+    from pruners.layout import VisualLayout
+
+    heard: list[str] = []
+
+    class Listening(Bare):
+        def clip_text(self, text: str) -> tuple[ClipText, int]:
+            heard.append(text)
+            return ClipText(torch.ones(1, 4), torch.ones(1, 4)), 7
+
+    features, patches, _ = case(12, 0)
+    model = Listening(replace(LLAVA, has_text_tower=True), features)
+    prompt = Prompt(
+        torch.arange(12), torch.arange(12)[None], 12, torch.arange(12), VisualLayout.of_grids([(2, 3)] * 2), ()
+    )
+    pictures = [
+        Features(
+            features[at], torch.zeros(0, 6, 20), signals={ClipPatches(-2): (patches[at], torch.arange(6))}, overhead=100
+        )
+        for at in (slice(0, 6), slice(6, 12))
+    ]
+    request = Request("q", ("What is it?\nAnswer the question using a single word or phrase.",))
+    pruner = CDPruner().resolved(model.info)
+    (done,) = Prefill(model, pruner, ignore).run([(request, prompt, pictures)])
+    assert heard == ["What is it?"]
+    assert done.segment.overhead == 200 + 7 + 2 * pruner.flops(model.info, "embed", 6, 20) == 207 + 2 * 2 * 36 * 20
+
+
+@pytest.mark.parametrize("info", [LLAVA, QWEN], ids=lambda info: info.name)
+def test_where_it_cannot_act(info: ModelInfo) -> None:
+    with pytest.raises(PrunerError, match="tower without CLIP text"):
+        CDPruner().check(info)
+    with pytest.raises(PrunerError, match="no layer 24"):
+        CDPruner(layer=24).check(replace(info, has_text_tower=True))
