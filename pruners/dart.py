@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from pruners.base import Moment, PrunerError
 from pruners.budget import Budgeted, Layer, resolve_layer
@@ -76,10 +75,11 @@ class DART(Budgeted):
         image = largest(view[keys], self.image_pivots)
         pivots = torch.cat([view.index[image], text[largest(view.record(keys, text), self.text_pivots)]])
         pivots = pivots[set_order(pivots)] if self.order == "cpython" else pivots.sort().values
-        visual, pivot = (normalize(view.final_norm(view.hidden[at]).float(), dim=1) for at in (view.index, pivots))
+        visual, pivot = (view.final_norm(view.hidden[at]).float() for at in (view.index, pivots))
+        cosines = visual @ pivot.T / visual.norm(dim=1, keepdim=True).clamp(min=1e-12)  # but for each pivot's length
         taken = torch.zeros(n, dtype=torch.bool, device=image.device).index_fill(0, image, True)
         total, sharing = self.added(n), len(pivots)
-        for i, similar in enumerate((visual @ pivot.T).unbind(1)):
+        for i, similar in enumerate(cosines.unbind(1)):
             adds = total // sharing + (i < total % sharing)
             fresh = similar.masked_fill(taken, torch.inf).argsort(stable=True)[:adds]
             taken = taken.index_fill(0, fresh, True)

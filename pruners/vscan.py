@@ -108,7 +108,8 @@ class VScan(TowerScored):
         whole = [(rows, columns) for rows, columns in grids if rows * columns == n]
         sizes = window_sizes(*(whole or grids)[0], side)
         k = t // 2 // len(sizes)
-        row, column = (x.to(view.index.device)[view.token] // side for x in (layout.row, layout.column))
+        places = (x.to(view.index.device, non_blocking=True) for x in (layout.row, layout.column))
+        row, column = (place[view.token] // side for place in places)
         local = window_rank(row * len(layout) + column, shallow) < k
         order = deep.masked_fill(local, torch.inf).argsort(descending=True, stable=True)
         kept = t if self.repaired or not whole else sum(min(k, size) for size in sizes) + t - t // 2
