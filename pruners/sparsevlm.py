@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pruners.base import Moment, Pruner, PrunerError
+from pruners.base import Pruner, PrunerError
 from pruners.budget import Budgeted, Layer, resolve_layer
 from pruners.selection import Selection, Weights
 from pruners.signals import Attention, Signal
@@ -18,6 +18,8 @@ from pruners.views import ModelInfo, Sample, State, View
 Counts = tuple[int, int, int]
 PUBLISHED_TOKENS = 576
 EPSILON = 1e-6
+BLOCK = 8
+"""Text tokens that are compared with all visual ones at a time: no [N, T, D] tensor exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,8 @@ class Rated(Budgeted):
     tokens (inferred). The official counter starts a layer early, so the mean over layers lies above the budget; what
     was kept is recorded.
 
-    Products with the text (raters, their attention) depend on its length: the attention is charged as a signal, the
-    raters are not charged.
+    FLOPs: attention is charged as a signal. The dot products of the raters, and SparseVLM's distances, are sums in
+    exact float32 and not charged: on LLaVA-1.5 with 60 text tokens a 25,000th of the full prefill.
 
     Attributes:
         drop_at: the layers K; removal follows layers 2, 6 and 15 of 32 in the official code. Fractions are pushed
@@ -124,28 +126,23 @@ class SparseVLM(Rated):
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         return tuple(_attention(layer) for layer in self.layers(model.depth))
 
-    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        """Distances between recycled tokens, as if n tokens were those of the first step."""
-        k = self.schedule(n)[0]
-        return 2 * recycled(n - k) ** 2 * width if k < n else 0
-
     def select(self, view: View, k: int) -> Selection:
-        rows = view.state["raters"]
-        order = (rows @ view[_attention(view.layer or 0)]).argsort(descending=True, stable=True)
+        raters = view.state["raters"]
+        scores = (raters[:, None] * view[_attention(view.layer or 0)]).sum(0)
+        order = scores.argsort(descending=True, stable=True)
         kept, best = order[:k].sort().values, order[k : k + recycled(len(view) - k)]
         noise = torch.rand(len(best), generator=view.sample.generator(self.seed)) if self.noise else None
-        found = clusters(view.features[best], len(best) // 10 + 1, None if noise is None else noise.to(rows))
-        ones, places = torch.ones_like(order[: k + len(best)]), torch.arange(k, device=order.device)
-        size = rows.new_zeros(len(found.centers)).index_add(0, found.label, ones[k:].to(rows))
+        centers, label = clusters(view.features[best], len(best) // 10 + 1, noise)
+        members = scores.new_zeros(len(centers)).index_add(0, label, scores.new_ones(len(best)))
         weights = Weights(
-            torch.cat([places, k + found.label]),
+            torch.cat([torch.arange(k, device=order.device), k + label]),
             torch.cat([kept, best]),
-            torch.cat([ones[:k].to(rows), (1 / (size + EPSILON))[found.label]]),
+            torch.cat([scores.new_ones(k), (1 / (members + EPSILON))[label]]),
         )
-        source = torch.cat([kept, -ones[: len(found.centers)]])
+        source = torch.cat([kept, centers.new_full(centers.shape, -1)])
         if self.positions != "keep":
             return Selection(source, weights, self.positions)
-        own = torch.cat([kept, best[found.centers]])
+        own = torch.cat([kept, best[centers]])
         return Selection(source, weights, view.positions[:, view.index[own]])
 
 
@@ -156,7 +153,9 @@ def _attention(layer: int) -> Attention:
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:
     """[T] float32, 1 where a text token is a rater, from embeddings visual [N, D] and text [T, D]."""
-    weight = (visual.float() @ text.float().T).softmax(1).mean(0)
+    visual = visual.float()[:, None]
+    products = [(visual * part).sum(-1) for part in text.float().split(BLOCK)]
+    weight = torch.cat(products or [visual[..., 0]], dim=1).softmax(1).mean(0)
     chosen = weight > weight.mean()
     return (chosen | ~chosen.any()).float()
 
@@ -183,10 +182,10 @@ def clusters(x: Tensor, count: int, noise: Tensor | None = None) -> Clusters:
     ties go to the lower index.
     """
     x = x.float() - x.float().mean(0)  # distances come from products, which lose digits far from the origin
-    distance = torch.cdist(x, x) / x.shape[1] ** 0.5
+    distance = torch.cdist(x, x).fill_diagonal_(0) / x.shape[1] ** 0.5
     density = (-distance.topk(count, dim=1, largest=False).values.square().mean(1)).exp()
     if noise is not None:
-        density = density + EPSILON * noise
+        density = density + EPSILON * noise.to(density)
     isolation = torch.where(density > density[:, None], distance, distance.max()).amin(1)
     central = density * isolation
     centers = central.topk(2).indices if count == 2 else central.argsort(descending=True, stable=True)[:count]

@@ -55,8 +55,10 @@ class SparseVLMPlus(Rated):
     def select(self, view: View, k: int) -> Selection:
         layer, text = view.layer or 0, view.sample.text_after
         width = view[Keys(layer - 1)].shape[-1]
-        pull = gravity(view.positions[:, -text:], view.positions[:, view.index], width, self.base)
-        by_head = view.state["raters"] @ (view[_attention(layer)] / pull)  # [H, n]
+        table = gravity(view.sample.length, width, self.base, view.index.device)
+        apart = (view.positions[:, -text:, None] - view.positions[:, None, view.index]).abs()
+        freed = view[_attention(layer)] / table[apart].mean(0)
+        by_head = (view.state["raters"][:, None] * freed).sum(1)  # [H, n]
         top = by_head.sum(1).argsort(descending=True, stable=True)[: self.heads]
         return keep_top(by_head[top].mean(0), k)
 
@@ -65,13 +67,7 @@ def _attention(layer: int) -> Attention:
     return Attention(layer - 1, rows="text", head="none", row="none")
 
 
-def gravity(queries: Tensor, keys: Tensor, width: int, base: float) -> Tensor:
-    """G [q, k] between position ids [A, q] and [A, k] for heads of `width` channels, mean over the axes."""
-    speed = base ** (-torch.arange(0, width, 2, device=queries.device).float() / width)
-
-    def turned(ids: Tensor) -> Tensor:
-        angle = ids[..., None].float() * speed
-        return torch.cat([angle.cos(), angle.sin()], dim=-1)
-
-    product: Tensor = turned(queries) @ turned(keys).transpose(1, 2)
-    return 2 / math.sqrt(width) * product.mean(0)
+def gravity(length: int, width: int, base: float, device: torch.device) -> Tensor:
+    """G [length] of positions 0, 1, 2, ... apart, for heads of `width` channels."""
+    speed = base ** (-torch.arange(0, width, 2, device=device).float() / width)
+    return (torch.arange(length, device=device)[:, None] * speed).cos().sum(1) * (2 / math.sqrt(width))

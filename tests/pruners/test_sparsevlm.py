@@ -234,9 +234,3 @@ def test_positions() -> None:
     assert isinstance(kept, SparseVLM) and kept.positions == "keep"
     _, segment = run(kept, 40, 4, 3)
     assert segment.positions[0, -4:].tolist() == [43, 44, 45, 46] and segment.next_position == 47
-
-
-def test_flops_are_those_of_the_distances() -> None:
-    """83 recycled tokens of 576."""
-    assert SparseVLM(keep=1 / 3).flops(LLAMA, "layer", 576, 4096) == 2 * 83 * 83 * 4096
-    assert SparseVLM(keep=1.0).flops(LLAMA, "layer", 576, 4096) == 0
