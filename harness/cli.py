@@ -245,7 +245,7 @@ def list_options(arguments: argparse.Namespace, backend: Backend | None) -> int:
         return 0
     groups = configs.groups()
     if unknown := [name for name in arguments.overrides if name not in groups]:
-        raise InputError(f"unknown group {unknown[0]!r}; known: pruners (which method acts where), {', '.join(groups)}")
+        raise InputError(f"unknown group {unknown[0]!r}; known: {', '.join(groups)}, pruners (which acts where)")
     for group in arguments.overrides or groups:
         print(f"{group}=")
         options = configs.options(group)

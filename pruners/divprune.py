@@ -42,11 +42,20 @@ class DivPrune(BeforeLLM):
 
 def order(features: Tensor, k: int) -> Tensor:
     """The first k picks of features [n, D], n > 1, in greedy order; no value leaves the device."""
+    return greedy(distances(features), k)
+
+
+def distances(features: Tensor) -> Tensor:
+    """1 - cosine [n, n] of features [n, D], float32 and symmetric."""
     unit = torch.nn.functional.normalize(features.float(), dim=1)
     distance = 1 - unit @ unit.T
     # Two tokens that are each other's nearest neighbour tie for the first pick, but for rounding: products are not
     # exactly symmetric.
-    distance = torch.minimum(distance, distance.T)
+    return torch.minimum(distance, distance.T)
+
+
+def greedy(distance: Tensor, k: int) -> Tensor:
+    """The first k picks by distances [n, n]."""
     # Smallest in a column is a token's distance to itself, about 0, so the second is that to its nearest neighbour.
     nearest = distance.topk(2, dim=0, largest=False).values[1]
     picks = [nearest.argmax(0, keepdim=True)]

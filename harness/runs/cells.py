@@ -19,6 +19,7 @@ from harness.runs.config import Component, RunConfig
 from harness.runs.errors import InputError, Skip
 from harness.runs.log import digest
 from harness.runs.protocol import apply
+from harness.runs.skipped import summary
 from pruners.base import Pruner, PrunerError, parameters
 from pruners.none import NoPruning
 from pruners.views import ModelInfo
@@ -95,7 +96,7 @@ class Resolver:
             except Skip as skip:
                 skipped.append((_label(item.choices), str(skip)))
         if not cells:
-            raise InputError("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
+            raise InputError("nothing to run: " + "; ".join(summary(skipped)))
         models = list(dict.fromkeys(cell.config.model for cell in cells.values()))  # each is loaded once
         return Plan(sorted(cells.values(), key=lambda cell: models.index(cell.config.model)), skipped)
 

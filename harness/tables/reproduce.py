@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.runs.cells import parse_config
 from harness.runs.compose import Configs, absent, compose_cells
-from harness.runs.errors import Skip
+from harness.runs.errors import InputError, Skip
 from harness.runs.experiment import Experiment, Span, matching
 from harness.tables import stats
 from harness.tables.columns import Row
@@ -55,6 +55,8 @@ def lines(
     """
     tables = experiment.published
     rows = tables.rows(published.rows) if tables else published.rows[:0]
+    if tables and rows.empty:
+        raise InputError(f"experiment {experiment.name}: results/published has no rows of what published: names")
     every = tables is not None and tables.paper == "all"
     options = {group: configs.options(group) for group in configs.groups()}
     out: list[dict[str, Any]] = []

@@ -111,7 +111,7 @@ class Mine(Budgeted):
     ("overrides", "message"),
     [
         (["model=nope"], "unknown model 'nope'; known: internvl3_5_14b, "),
-        (["pruner=nope"], "unknown pruner 'nope'; known: blind, divprune, fastv, none, oracle, "),
+        (["pruner=nope"], "unknown pruner 'nope'; known: blind, "),
         (["benchmark=nope"], "unknown benchmark 'nope'; known: dynamath, "),
         (["experiment=nope"], "unknown experiment 'nope'; known: "),
         (["keep=0", "pruner=fastv"], r"keep must lie in \(0, 1\], got 0"),
