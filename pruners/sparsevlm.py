@@ -18,8 +18,6 @@ from pruners.views import ModelInfo, Sample, State, View
 Counts = tuple[int, int, int]
 PUBLISHED_TOKENS = 576
 EPSILON = 1e-6
-BLOCK = 8
-"""Text tokens that are compared with all visual ones at a time: no [N, T, D] tensor exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +33,8 @@ class Rated(Budgeted):
     tokens (inferred). The official counter starts a layer early, so the mean over layers lies above the budget; what
     was kept is recorded.
 
-    FLOPs: attention is charged as a signal. The dot products of the raters, and SparseVLM's distances, are sums in
-    exact float32 and not charged: on LLaVA-1.5 with 60 text tokens a 25,000th of the full prefill.
+    FLOPs: attention is charged as a signal. The dot products of the raters and SparseVLM's distances are not charged,
+    as what they take depends on the text and the step: on LLaVA-1.5 with 60 text tokens a 25,000th of the prefill.
 
     Attributes:
         drop_at: the layers K; removal follows layers 2, 6 and 15 of 32 in the official code. Fractions are pushed
@@ -153,9 +151,8 @@ def _attention(layer: int) -> Attention:
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:
     """[T] float32, 1 where a text token is a rater, from embeddings visual [N, D] and text [T, D]."""
-    visual = visual.float()[:, None]
-    products = [(visual * part).sum(-1) for part in text.float().split(BLOCK)]
-    weight = torch.cat(products or [visual[..., 0]], dim=1).softmax(1).mean(0)
+    visual, text = visual.float(), text.float()
+    weight = torch.stack([visual.mv(t) for t in text] or [visual[:, 0]]).softmax(0).mean(1)
     chosen = weight > weight.mean()
     return (chosen | ~chosen.any()).float()
 
