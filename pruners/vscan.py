@@ -69,6 +69,10 @@ class VScan(TowerScored):
     def layers(self, depth: int) -> tuple[int, ...]:
         return (resolve_layer(self.drop_at, depth, least=0 if isinstance(self.drop_at, int) else 1),)
 
+    def check(self, model: ModelInfo) -> None:
+        super().check(model)
+        self.resolved(model)  # the tower has the shallow layer
+
     def resolved(self, model: ModelInfo) -> Self:
         (start,), share = self.layers(model.depth), self.share
         first = model.depth / (start + share * (model.depth - start)) if self.first is None else self.first

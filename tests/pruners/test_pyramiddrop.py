@@ -119,7 +119,8 @@ def test_published_schedules() -> None:
         [288, 86, 1], [161, 40, 1], [28, 1, 1],
     ]  # fmt: skip
     assert V2Drop(keep=1 / 9).left(576, 32) == V2Drop(tokens=64).left(576, 32)
-    for tokens in (192, 128, 64):
+    for tokens, ratio in ((192, 0.581), (128, 0.437), (64, 0.196)):
+        assert PyramidDrop(tokens=tokens).budget_ratios(576, 32)[0] == pytest.approx(ratio, abs=5e-4)
         for pruner in (PyramidDrop(tokens=tokens), PyramidDrop(keep=tokens / 576)):
             assert abs(sum(lengths(pruner, 576, 32)) / 32 - tokens) < 1
     assert PyramidDrop(keep=1 / 3).layers(4) == V2Drop().layers(4) == (1, 2, 3)

@@ -173,5 +173,6 @@ def test_bad_parameters(wrong: dict[str, Any]) -> None:
 def test_what_a_tower_cannot_do() -> None:
     with pytest.raises(PrunerError, match="class token"):
         VScan(scores="cls").check(QWEN)
-    with pytest.raises(PrunerError, match="layer 9"):
-        VScan(drop_at=9).check(CLIP)
+    for late in (VScan(drop_at=9), VScan(shallow=23), VScan(layer=30)):
+        with pytest.raises(PrunerError):
+            late.check(CLIP)
