@@ -5,12 +5,14 @@ from pruners.budget import Budgeted, resolve_layer
 from pruners.cdpruner import CDPruner
 from pruners.compose import Pipeline
 from pruners.dart import DART
+from pruners.desap import DeSAP
 from pruners.divprune import DivPrune
 from pruners.dstp import DSTP
 from pruners.fastervlm import FasterVLM
 from pruners.fastv import FastV
 from pruners.hiprune import HiPrune
 from pruners.holov import HoloV
+from pruners.flowcut import FlowCut
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
 from pruners.prumerge import PruMerge, PruMergePlus
@@ -29,9 +31,9 @@ from pruners.vispruner import VisPruner
 from pruners.vscan import VScan
 
 __all__ = [
-    "DART", "DSTP", "TRIM", "Blind", "Box", "Budgeted", "CDPruner", "DivPrune", "Downsample", "FastV", "FasterVLM",
-    "HiPrune", "HoloV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus",
-    "Pruner", "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus",
-    "Stride", "V2Drop", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights",
-    "keep_top", "resolve_layer",
+    "DART", "DSTP", "TRIM", "Blind", "Box", "Budgeted", "CDPruner", "DeSAP", "DivPrune", "Downsample", "FastV",
+    "FasterVLM", "FlowCut", "HiPrune", "HoloV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge",
+    "PruMergePlus", "Pruner", "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM",
+    "SparseVLMPlus", "Stride", "V2Drop", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout",
+    "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.compat import AttentionInterface
+from harness.engine.parts import ignore
+from harness.engine.trace import Request
+from harness.engine.vision import FeatureCache, Vision
 from harness.golden import decoder
 from harness.golden.compare import Golden
 from harness.golden.scene import Bare, prefill, taken
+from harness.models.base import PictureInput, Prompt
+from harness.models.llava import Llava
+from pruners.flowcut import FlowCut
+from pruners.layout import VisualLayout
 from pruners.signals import Attention, Keys, Signal
 from pruners.sparsevlm import Rated, SparseVLM
 from pruners.sparsevlm_plus import SparseVLMPlus
@@ -87,9 +96,82 @@ def end_to_end(method: type[SparseVLM | SparseVLMPlus]) -> Callable[[Golden], No
     return check
 
 
+class Clip(Llava, Bare):
+    """CLIP's tower with these weights, no biases and plain norms; pixels are what enters its first layer.
+
+    Queries are scaled before their product with the keys, as the official code does: in float32 the order shows.
+    """
+
+    embed = Bare.embed
+    project = Bare.project
+
+    def __init__(self, golden: Golden) -> None:
+        from transformers import CLIPVisionConfig  # only now: harness.compat has to come first
+        from transformers.models.clip.modeling_clip import CLIPEncoder
+
+        depth, width, _ = golden["in_w_q"].shape
+        Bare.__init__(
+            self, ModelInfo(name="CLIP", depth=32, tower_depth=depth, has_cls=True, feature_layer=-2),
+            torch.zeros(len(golden["in_embeddings_after_pre_ln"]) - 1, width), tower_depth=depth - 1,
+        )  # fmt: skip
+        encoder = CLIPEncoder(
+            CLIPVisionConfig(
+                hidden_size=width, num_attention_heads=golden.number("in_heads"), num_hidden_layers=depth,
+                intermediate_size=golden["in_w_fc1"].shape[1], attn_implementation=SCALED_FIRST,
+            )
+        )  # fmt: skip
+        state = {name: torch.full_like(x, float(".weight" in name)) for name, x in encoder.state_dict().items()}
+        for key, name in TOWER.items():
+            state |= {f"layers.{k}.{name}.weight": rows for k, rows in enumerate(golden[f"in_w_{key}"])}
+        encoder.load_state_dict(state)
+        self.tower = SimpleNamespace(encoder=encoder.eval())
+
+    def enter(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
+TOWER = {
+    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.out_proj",
+    "fc1": "mlp.fc1", "fc2": "mlp.fc2",
+}  # fmt: skip
+"""Keys of the tower's weights and what they are in the stock model."""
+SCALED_FIRST = "golden_scaled_first"
+
+
+def scaled_first(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention of [B, H, P, d] -> [B, P, H, d]."""
+    weights = ((query * scaling) @ key.transpose(2, 3)).softmax(-1)
+    return (weights @ value).transpose(1, 2), None
+
+
+AttentionInterface.register(SCALED_FIRST, scaled_first)
+
+
+def flowcut(golden: Golden) -> None:
+    """The tower's input and weights in; patches left after every layer, which ones, and their features out."""
+    model, entering = Clip(golden), golden["in_embeddings_after_pre_ln"]
+    n = len(entering) - 1
+    pruner = FlowCut(keep=None, tokens=golden.number("in_target"))
+    pruner.check(model.info)
+    picture = PictureInput(entering[None], (1, 1), key="")
+    prompt = Prompt(
+        torch.arange(n), torch.arange(n)[None], n, torch.arange(n), VisualLayout.of_grids([(1, n)]), (picture,)
+    )
+    vision = Vision(model, pruner.resolved(model.info), FeatureCache(0), ignore)
+    (features,) = vision.features(Request("golden", ()), prompt)
+    assert features.token is not None
+    golden.equal("out_keep_index", features.token)
+    golden.close("out_tokens", features.tokens)
+    counts = torch.tensor(features.tower_tokens[0]) - 1  # the last layer, which nobody reads, does not run
+    golden.equal("out_patch_count_per_hidden_state", torch.cat([counts, counts[-1:]]))
+
+
 METHODS: dict[str, Callable[[Golden], None]] = {
     "SparseVLM": sparsevlm,
     "SparseVLMplus": sparsevlm_plus,
+    "FlowCut": flowcut,
     "E2E_SparseVLM": end_to_end(SparseVLM),
     "E2E_SparseVLMplus": end_to_end(SparseVLMPlus),
 }
