@@ -10,9 +10,9 @@ from pruners.divprune import DivPrune
 from pruners.dstp import DSTP
 from pruners.fastervlm import FasterVLM
 from pruners.fastv import FastV
+from pruners.flowcut import FlowCut
 from pruners.hiprune import HiPrune
 from pruners.holov import HoloV
-from pruners.flowcut import FlowCut
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
 from pruners.prumerge import PruMerge, PruMergePlus
