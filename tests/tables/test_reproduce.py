@@ -27,7 +27,7 @@ set:
 cells:
   - pruner: none
   - {pruner: fastv, addon: [none, dstp], keep: 1/3}
-  - {pruner: sparsevlm, tokens: 64, published: {model_id: qwen3_vl_4b, benchmark_id: mathverse}}
+  - {pruner: prunesid, tokens: 64, published: {model_id: qwen3_vl_4b, benchmark_id: mathverse}}
 """
 
 
@@ -73,12 +73,12 @@ def credits(shop: Path, cell: str) -> list[float]:
 def test_nothing_run_yet_names_the_commands_that_run_it(shop):
     found = rows(shop)
     assert {name: row["state"] for name, row in found.items()} == {
-        "none": "not run", "fastv": "not run", "fastv+dstp": "not run", "sparsevlm": "no pruner 'sparsevlm' here",
+        "none": "not run", "fastv": "not run", "fastv+dstp": "not run", "prunesid": "no pruner 'prunesid' here",
     }  # fmt: skip
     assert found["fastv"]["printed"] == "32.23" and found["fastv"]["row_id"] == "p0007"
     for name in ("none", "fastv", "fastv+dstp"):
         run(shop, *shlex.split(found[name]["command"])[2:], "limit=8")
-    assert [row["state"] for row in rows(shop).values()] == ["run"] * 3 + ["no pruner 'sparsevlm' here"]
+    assert [row["state"] for row in rows(shop).values()] == ["run"] * 3 + ["no pruner 'prunesid' here"]
 
 
 def test_numbers_are_those_of_the_logs_and_the_tables(shop):
@@ -127,7 +127,7 @@ def test_printed_in_every_form(shop, capsys):
         assert "32.23" in capsys.readouterr().out
     assert main(words) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "comparable: no (N 20 vs 788)" in text and "no pruner 'sparsevlm' here" in text
+    assert "comparable: no (N 20 vs 788)" in text and "no pruner 'prunesid' here" in text
 
 
 @pytest.mark.parametrize("name", ["dstp_table1", "dstp_table2"])
