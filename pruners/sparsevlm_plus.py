@@ -34,19 +34,19 @@ class SparseVLMPlus(Rated):
 
     Attributes:
         heads: how many heads count.
-        base: RoPE base of the gravity, LLaMA's by default; a method cannot see that of the model.
+        rope_base: RoPE base of the gravity, LLaMA's by default; a method cannot see that of the model.
     """
 
     published: ClassVar[Mapping[int, Counts]] = {
         64: (66, 34, 20), 96: (246, 54, 28), 128: (238, 108, 60), 192: (300, 200, 118),
     }  # fmt: skip
     heads: int = 14
-    base: float = 10000.0
+    rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.heads < 1 or self.base <= 1:
-            raise PrunerError(f"needs heads >= 1 and base > 1, got heads={self.heads} and base={self.base}")
+        if self.heads < 1 or self.rope_base <= 1:
+            raise PrunerError(f"needs heads >= 1 and rope_base > 1, got heads={self.heads} and rope_base={self.rope_base}")
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         # Keys tell the width of a head, no more.
@@ -55,7 +55,7 @@ class SparseVLMPlus(Rated):
     def select(self, view: View, k: int) -> Selection:
         layer, text = view.layer or 0, view.sample.text_after
         width = view[Keys(layer - 1)].shape[-1]
-        table = gravity(view.sample.length, width, self.base, view.index.device)
+        table = gravity(view.sample.length, width, self.rope_base, view.index.device)
         apart = (view.positions[:, -text:, None] - view.positions[:, None, view.index]).abs()
         freed = view[_attention(layer)] / table[apart].mean(0)
         by_head = (view.state["raters"][:, None] * freed).sum(1)  # [H, n]
