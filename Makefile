@@ -38,11 +38,11 @@ test-oldest: setup
 MEASURED := results/runs/leaderboard
 # Each as Markdown, and as CSV: the summaries that it is printed from, which a test compares.
 leaderboard: setup
-	for name in quickstart tiny_decode; do \
+	for name in quickstart tiny_decode methods_tiny; do \
 		$(BIN)/vtpbench run experiment=$$name resume=fresh paths.results=$(MEASURED)/$$name || exit 1; \
 	done
 	for to in md csv; do \
-		for name in quickstart tiny_decode; do \
+		for name in quickstart tiny_decode methods_tiny; do \
 			$(BIN)/vtpbench table paths.results=$(MEASURED)/$$name to=results/leaderboard/$$name.$$to \
 				made_by="make leaderboard" || exit 1; \
 		done; \

@@ -46,7 +46,7 @@ class SparseVLMPlus(Rated):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.heads < 1 or self.rope_base <= 1:
-            raise PrunerError(f"needs heads >= 1 and rope_base > 1, got heads={self.heads} and rope_base={self.rope_base}")
+            raise PrunerError(f"needs heads >= 1 and rope_base > 1, got {self.heads} and {self.rope_base}")
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         # Keys tell the width of a head, no more.
