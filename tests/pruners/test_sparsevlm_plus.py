@@ -50,7 +50,7 @@ def test_equals_loops(n: int, text: int, seed: int, info: ModelInfo, heads: int)
     keep, base = 0.05 + (seed % 19) / 20, 10.0
     if round(keep * n) >= n:
         return
-    pruner = SparseVLMPlus(keep=keep, heads=heads, base=base)
+    pruner = SparseVLMPlus(keep=keep, heads=heads, rope_base=base)
     model, segment = run(pruner, n, text, seed, info)
     chosen, left = rated(model.seen[0][0].tolist(), n), list(range(START, START + n))
     for layer, k in zip((1, 2, 3), pruner.schedule(n), strict=True):
@@ -75,7 +75,7 @@ def test_gravity() -> None:
     assert gravity(1, 128, 10000.0, torch.device("cpu")).item() == pytest.approx(math.sqrt(128))
 
 
-@pytest.mark.parametrize("bad", [{"heads": 0}, {"base": 1.0}, {"base": -3.0}])
+@pytest.mark.parametrize("bad", [{"heads": 0}, {"rope_base": 1.0}, {"rope_base": -3.0}])
 def test_bad_parameters(bad: dict[str, float]) -> None:
     with pytest.raises(PrunerError, match="needs heads"):
         SparseVLMPlus(**bad)  # type: ignore[arg-type]
