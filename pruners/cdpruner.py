@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pruners.base import Moment, PrunerError
-from pruners.clip import ClipGuided
+from pruners.clip import ClipGuided, read
 from pruners.selection import Selection
 from pruners.signals import ClipPatches, Signal
 from pruners.views import ModelInfo, View
@@ -46,13 +46,14 @@ class CDPruner(ClipGuided):
         return ClipPatches(self.layer)
 
     def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        return 2 * n * n * width if self.count(n) < n else 0
+        k = self.count(n)
+        return 2 * n * n * width + n * k * (k - 1) if k < n else 0
 
     def at_embed(self, view: View) -> Selection | None:
         n = len(view) // crops(view)
         if self.count(n) >= n:
             return None
-        text = self.read(view, view.sample.question.replace(SUFFIX, ""))
+        text = read(view, view.sample.question.replace(SUFFIX, ""))
         kernels = zip(relevance(view[self.patches], text.pooled).split(n), view.features.split(n), strict=True)
         kept = [
             order(kernel(r, features), self.count(n)).sort().values + n * i for i, (r, features) in enumerate(kernels)

@@ -10,6 +10,20 @@ from pruners.budget import BeforeLLM
 from pruners.views import ClipText, ModelInfo, View
 
 
+def needs_text(model: ModelInfo) -> None:
+    """Raise PrunerError unless the model has CLIP's text tower."""
+    if not model.has_text_tower:
+        raise PrunerError(f"{model.name} has a tower without CLIP text")
+
+
+def read(view: View, question: str) -> ClipText:
+    """The question as CLIP sees it; the text tower runs once per sample and method."""
+    if "pooled" not in view.state:
+        made = view.sample.clip_text(question)
+        view.state.update(tokens=made.tokens, pooled=made.pooled)
+    return ClipText(view.state["tokens"], view.state["pooled"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipGuided(BeforeLLM):
     """A budgeted method before the language model that needs CLIP's text tower.
@@ -25,15 +39,7 @@ class ClipGuided(BeforeLLM):
         return replace(self, layer=layer, positions=super().resolved(model).positions)  # type: ignore[attr-defined]
 
     def check(self, model: ModelInfo) -> None:
-        if not model.has_text_tower:
-            raise PrunerError(f"{model.name} has a tower without CLIP text")
+        needs_text(model)
         if self.layer is not None and not -model.tower_depth <= self.layer < model.tower_depth:
             raise PrunerError(f"{model.name}'s vision tower of {model.tower_depth} layers has no layer {self.layer}")
         super().check(model)
-
-    def read(self, view: View, question: str) -> ClipText:
-        """The question as CLIP sees it; the text tower runs once per sample."""
-        if "pooled" not in view.state:
-            made = view.sample.clip_text(question)
-            view.state.update(tokens=made.tokens, pooled=made.pooled)
-        return ClipText(view.state["tokens"], view.state["pooled"])

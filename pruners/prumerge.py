@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pruners.base import Moment, PrunerError
 from pruners.layout import Scope
+from pruners.merging import Merging
 from pruners.selection import Selection, Weights
-from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys
-from pruners.tower import TowerScored
+from pruners.signals import Signal, TowerAttention, TowerKeys
 from pruners.views import ModelInfo, View
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruMerge(TowerScored):
+class PruMerge(Merging):
     """LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models (arXiv 2403.15388).
 
     Score a_i = softmax_i(q_cls . k_i / sqrt(width)), with queries and keys of the tower's last layer as one wide head.
@@ -36,41 +36,23 @@ class PruMerge(TowerScored):
     they stay, the token behind the centres shares those of the last one.
 
     Attributes:
-        layer: of scores and keys; the last, though LLaVA projects the output of the one before it (`features`).
-        tower: where tokens merge: on the tower's output ("clip") or on the embeddings ("merged").
         adaptive: the scores decide how many centres there are, and the budget is not used; this reads one number from
-            the device. Its rule is charged as with the most centres that can be.
+            the device.
         neighbours: tokens merged into a centre.
     """
 
     scope: ClassVar[Scope] = "crop"
-    layer: int | None = -1
-    tower: Literal["auto", "clip", "merged"] = "auto"
-    features: int | None = None
     adaptive: bool = False
     neighbours: int = 32
 
-    def resolved(self, model: ModelInfo) -> PruMerge:
-        base, clip = super().resolved(model), model.has_cls and model.unit == 1
-        return replace(
-            self,
-            scores=base.scores,
-            layer=base.layer,
-            positions=base.positions,
-            tower=("clip" if clip else "merged") if self.tower == "auto" else self.tower,
-            features=model.feature_layer if self.features is None else self.features,
-        )
-
     def check(self, model: ModelInfo) -> None:
         super().check(model)
-        if self.tower == "clip" and (model.unit != 1 or not model.has_cls):
-            raise PrunerError(f"{model.name}'s vision tower merges tokens or has no class token: tower=clip cannot be")
         if self.neighbours < 1:
             raise PrunerError(f"neighbours must be at least 1, got {self.neighbours}")
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         me = self.resolved(model)
-        return (*me._read(), *([me._hidden()] if me.tower == "clip" else []))
+        return (*me._read(), *me.hidden)
 
     @property
     def attention(self) -> TowerAttention:
@@ -79,36 +61,22 @@ class PruMerge(TowerScored):
     def _read(self) -> tuple[TowerAttention, TowerKeys]:
         return self.attention, TowerKeys(self.attention.layer)
 
-    def _hidden(self) -> TowerHidden:
-        if self.features is None:
-            raise PrunerError(f"{type(self).__name__} acts only after resolved(model)")
-        return TowerHidden(self.features)
-
     def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        most = self.most(n) if self.adaptive else self.count(n) - 1
-        return 2 * most * n * model.tower_heads * model.tower_head_dim if self.acts(n) else 0
-
-    def most(self, n: int) -> int:
-        """The most centres that an adaptive choice among n tokens can have: a quarter lies above the upper quartile."""
-        return n // 4
-
-    def acts(self, n: int) -> bool:
-        """Whether n tokens are more than the budget."""
-        return self.adaptive or self.count(n) < n
+        if self.adaptive or self.count(n) >= n:
+            return 0
+        return 2 * (self.count(n) - 1) * n * model.tower_heads * model.tower_head_dim
 
     def at_embed(self, view: View) -> Selection | None:
-        if not self.acts(len(view)):
+        if not self.adaptive and self.count(len(view)) >= len(view):
             return None
         scores, keys = (view[signal].float() for signal in self._read())
         centres = self.centres(scores, self.count(len(view)) - 1)
         if self.tower == "merged":
             scores, centres = scores / scores.sum(), centres.sort().values
+        if self.adaptive:
+            view.charge(2 * len(centres) * len(view) * keys.shape[0] * keys.shape[2])
         weights = merged(centres, scores, keys.transpose(0, 1).flatten(1), self.neighbours)
-        source = torch.cat([centres, centres.new_full((1,), -1)])
-        if self.tower == "merged":
-            return Selection(source, weights, self.positions)
-        rows = weights.apply(view[self._hidden()], len(source)).to(view.hidden.dtype)
-        return Selection(source, weights, self.positions, features=view.project(rows))
+        return self.merged(view, torch.cat([centres, centres.new_full((1,), -1)]), weights)
 
     def centres(self, scores: Tensor, k: int) -> Tensor:
         """The centres [K] in their order, from scores [n] and the budget k, which adaptive methods do not use."""
@@ -136,9 +104,6 @@ class PruMergePlus(PruMerge):
 
     may_repeat: ClassVar[bool] = True
     repaired: bool = False
-
-    def most(self, n: int) -> int:
-        return n
 
     def centres(self, scores: Tensor, k: int) -> Tensor:
         n, order = len(scores), ranked(scores)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from pruners.base import PrunerError
-from pruners.clip import ClipGuided
+from pruners.clip import ClipGuided, read
 from pruners.layout import Scope
 from pruners.prumerge import outliers
 from pruners.selection import Selection, Weights, keep_top
@@ -52,7 +52,7 @@ class TRIM(ClipGuided):
         if not self.adaptive and self.count(n) >= n:
             return None
         patches, hidden = (view[signal] for signal in self._signals())
-        scores = (-(patches @ self.read(view, view.sample.question).pooled.mean(0))).softmax(0)
+        scores = (-(patches @ read(view, view.sample.question).pooled.mean(0))).softmax(0)
         k = int(n * outliers(scores)) if self.adaptive else self.count(n) - 1
         kept = keep_top(scores, k).source
         rest = torch.ones_like(scores).scatter(0, kept, 0.0).argsort(descending=True, stable=True)[: n - k]

@@ -116,6 +116,7 @@ class View:
         state: what `start` returned, shared by the groups and moments of this sample.
         qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`.
         project: the model's projector, [m, unit * Dt] -> [m, D], for methods that merge before it.
+        charge: counts FLOPs of the rule whose number depends on values or on the text, beside `Pruner.flops`.
     """
 
     sample: Sample
@@ -130,6 +131,7 @@ class View:
     qk: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
     final_norm: Callable[[Tensor], Tensor] = field(repr=False)
     project: Callable[[Tensor], Tensor] = field(repr=False)
+    charge: Callable[[int], None] = field(default=lambda _: None, repr=False)
 
     def __len__(self) -> int:
         return self.index.shape[0]

@@ -216,13 +216,16 @@ class Prefill:
             segment.overhead += project_flops(dims, len(units))
             return self.model.project(units)
 
+        def charge(flops: int) -> None:
+            segment.overhead += flops
+
         dims, pictures = self.model.dims, {picture for picture, _ in keys}
         return View(
             sample=segment.sample, layer=layer, picture=pictures.pop() if len(pictures) == 1 else None,
             column=segment.column[group],
             index=segment.visual[group], hidden=segment.hidden, positions=segment.positions, state=segment.states[i],
             record=lambda signal, places: records[i].read(signal, segment, places), qk=qk, final_norm=self.model.norm,
-            project=project,
+            project=project, charge=charge,
         )  # fmt: skip
 
     def _layer(self, layer: int) -> None:

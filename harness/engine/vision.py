@@ -87,20 +87,24 @@ class Vision:
         states: dict[int, State] = {id(stage): stage.start(sample) for stage in self.stages}
         overhead = 0
 
-        def hook(layer: int, units: Tensor, token: Tensor, so_far: Features) -> Selection | None:
+        def charge(flops: int) -> None:
             nonlocal overhead
+            overhead += flops
+
+        def hook(layer: int, units: Tensor, token: Tensor, so_far: Features) -> Selection | None:
             stage = acting[layer]
 
             def record(signal: Signal, places: Tensor) -> Tensor:
                 value, recorded = so_far.signals[signal]
                 return value.index_select(token_axis(signal), torch.searchsorted(recorded, token[places]))
 
-            overhead += stage.flops(self.model.info, "encoder", len(token), units.shape[1])
+            charge(stage.flops(self.model.info, "encoder", len(token), units.shape[1]))
             view = View(
                 sample=sample, layer=layer, picture=number, column=token + start,
                 index=torch.arange(len(token), device=units.device),
                 hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
                 qk=_absent, final_norm=self.model.norm, project=self.model.project,
+                charge=charge,
             )  # fmt: skip
             with self.part("overhead"):
                 return stage.at_encoder(view)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import CLIPConfig, CLIPModel
 
 from harness.models import load_model
+from harness.models.clip_text import ClipSide
 from tests.models.folders import tokenizer, write
 from tests.tiny import shake
 
@@ -42,3 +45,32 @@ def llava_with_clip(folder: Path, device: str = "cpu") -> tuple[Any, CLIPModel]:
         shake(model.net, 0.15)
         model.tower.load_state_dict(net.vision_model.state_dict())
     return model, net
+
+
+class Bytes:
+    """Stands in for a tokenizer: start, `least` words or as many as the text has bytes, end."""
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [256, *(list(text.encode()) or [7] * self.least), 257]}
+
+
+def given_clip(model: Any, words: int = 18, noise: float = 0.0, **text: int) -> Any:
+    """A random LLaVA (`tests.tiny.Prompted`) with the text side of a random CLIP, of any size and on its device."""
+    sizes = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, **text}
+    with torch.device(model.device):
+        net = CLIPModel(
+            CLIPConfig(
+                vision_config={"hidden_size": model.config.vision_config.hidden_size, "num_hidden_layers": 1, "num_attention_heads": 1},
+                text_config={
+                    **sizes, "vocab_size": 258, "max_position_embeddings": 77, "bos_token_id": 256, "eos_token_id": 257,
+                },
+                projection_dim=sizes.pop("projection_dim", 12),
+            )
+        )  # fmt: skip
+    if noise:
+        shake(net, noise)
+    model.clip, model.info = ClipSide(net, Bytes(words)), replace(model.info, has_text_tower=True)
+    return model
