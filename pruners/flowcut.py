@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pruners.base import Moment, Pruner, PrunerError
+from pruners.base import Pruner, PrunerError
 from pruners.budget import BeforeLLM, Budgeted, Layer, resolve_layer
 from pruners.layout import Scope
 from pruners.selection import Selection, keep_top
@@ -84,37 +84,40 @@ class FlowCut(BeforeLLM):
     def tower_layers(self, depth: int) -> tuple[int, ...]:
         if self.last is None:
             raise PrunerError("FlowCut acts only after resolved(model)")
-        return tuple(range(self.last + 1))
+        return tuple(range(self.last % 2, self.last + 1, 2))
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         me = self._on(model)
-        return tuple(signal for layer in me.tower_layers(model.tower_depth) for signal in me._signals(layer))
+        return tuple(signal for layer in range((me.last or 0) + 1) for signal in me._signals(layer))
 
     def _signals(self, layer: int) -> tuple[TowerAttention | TowerValues, ...]:
         if self.scores == "cls":
             return TowerAttention(layer, "cls"), TowerValues(layer), TowerValues(layer, rows="cls")
         return TowerAttention(layer, "received"), TowerValues(layer)
 
-    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        cls = self._on(model).scores == "cls"
-        return 2 * (n + cls) * width // model.unit if moment == "encoder" else 0
-
     def at_encoder(self, view: View) -> Selection | None:
-        layer, state = view.layer or 0, view.state
-        attention, values, *cls = (view[signal].float() for signal in self._signals(layer))
-        p = normalize(attention, p=1, dim=0)
-        flow = (p + similarity(values, cls[0][:, :1] if cls else None)) * values.mean(0).norm(p=1, dim=1)
-        if layer == 0:  # crops go through the tower one after the other
+        layer, last, state = view.layer or 0, self.last or 0, view.state
+        if layer < 2:  # crops go through the tower one after the other
             state["crop"] = torch.tensor(len(view), device="cpu")
-            state["flow"] = flow
-        else:
-            state["flow"] = (state["flow"] + flow) / 2
-        n, target, ahead = len(view), self._target(view, int(state["crop"])), (self.last or 0) - layer
-        if n <= target or ahead % 2:
+        for inside in range(max(0, layer - 1), layer + 1):
+            p, flow = self._flow(view, inside)
+            state["flow"] = flow if inside == 0 else (state["flow"] + flow) / 2
+        surplus = len(view) - self._target(view, int(state["crop"]))
+        if surplus <= 0:
             return None
-        kept = keep_top(state["flow"], n - (leaving(p, n - target, ahead) if ahead else n - target))
+        kept = keep_top(state["flow"], len(view) - (surplus if layer == last else leaving(p, surplus, last - layer)))
         state["flow"] = state["flow"][kept.source]
         return kept
+
+    def _flow(self, view: View, layer: int) -> tuple[Tensor, Tensor]:
+        """p and f [n] of a tower layer."""
+        attention, values, *cls = (view[signal].float() for signal in self._signals(layer))
+        p = normalize(attention, p=1, dim=0)
+        query = cls[0][:, :1] if cls else values.mean(1, keepdim=True)
+        keys = torch.cat([values, query], dim=1) if cls else values
+        view.charge(2 * keys.numel())
+        s = (keys @ query.transpose(1, 2))[..., 0].softmax(-1).mean(0)
+        return p, (p + normalize(s[: len(p)], p=1, dim=0)) * values.mean(0).norm(p=1, dim=1)
 
     def _target(self, view: View, n: int) -> int:
         """Units that a crop of n of them leaves with."""
@@ -139,9 +142,9 @@ class FlowCutLLM(Budgeted):
 
         f_j = (mean_h of a_h(r, j) to sum one over j  +  mean_h softmax_j(v_r . v_j)) |mean_h v_j|_1
 
-    The k highest enter layer K. Position ids are renumbered on models with one position axis, as in the official code.
-    Inferred: every picture by itself; the last instruction token is the last of the prompt; heads of values are those
-    of the cache.
+    The k highest enter layer K; the budget is a share of what the picture has without pruning. Position ids are
+    renumbered on models with one position axis, as in the official code. Inferred: every picture by itself; the last
+    instruction token is the last of the prompt; heads of values are those of the cache; K itself.
 
     Attributes:
         layer: K; the official code reads attention inside layer 1.
@@ -161,7 +164,8 @@ class FlowCutLLM(Budgeted):
         return Attention(inside, head="none"), Values(inside)
 
     def at_layer(self, view: View) -> Selection | None:
-        if self.count(len(view)) >= len(view):
+        k = self.count(int((view.sample.layout.picture == (view.picture or 0)).sum()))  # on the CPU
+        if k >= len(view):
             return None
         inside = (view.layer or 0) - 1
         attention, values = view[Attention(inside, head="none")], view[Values(inside)].float()
@@ -171,15 +175,7 @@ class FlowCutLLM(Budgeted):
         query = view.record(Values(inside), last).float()
         relation = (values * query).sum(-1).softmax(-1).mean(0)
         scores = (attention.mean(0) + relation) * values.mean(0).norm(p=1, dim=1)
-        return replace(keep_top(scores, self.count(len(view))), positions=self.positions)
-
-
-def similarity(values: Tensor, cls: Tensor | None) -> Tensor:
-    """s [n] from values [H, n, d] of the tokens, and [H, 1, d] of the class token or none."""
-    query = values.mean(1, keepdim=True) if cls is None else cls
-    keys = values if cls is None else torch.cat([values, cls], dim=1)
-    shares = (keys @ query.transpose(1, 2))[..., 0].softmax(-1).mean(0)
-    return normalize(shares[: values.shape[1]], p=1, dim=0)
+        return replace(keep_top(scores, k), positions=self.positions)
 
 
 def leaving(p: Tensor, surplus: int, ahead: int) -> int:

@@ -13,7 +13,7 @@ from pruners.base import Pruner, PrunerError
 from pruners.budget import Budgeted, Layer, resolve_layer
 from pruners.selection import Selection, Weights
 from pruners.signals import Attention, Signal
-from pruners.views import ModelInfo, Sample, State, View
+from pruners.views import ModelInfo, View
 
 Counts = tuple[int, int, int]
 PUBLISHED_TOKENS = 576
@@ -32,9 +32,6 @@ class Rated(Budgeted):
     budgets are interpolated linearly between these, (0, 0, 0) and (576, 576, 576), and scaled to other numbers of
     tokens (inferred). The official counter starts a layer early, so the mean over layers lies above the budget; what
     was kept is recorded.
-
-    FLOPs: attention is charged as a signal. The dot products of the raters and SparseVLM's distances are not charged,
-    as what they take depends on the text and the step: on LLaVA-1.5 with 60 text tokens a 25,000th of the prefill.
 
     Attributes:
         drop_at: the layers K; removal follows layers 2, 6 and 15 of 32 in the official code. Fractions are pushed
@@ -59,10 +56,6 @@ class Rated(Budgeted):
             found.append(resolve_layer(layer, depth, least=found[-1] + 1))
         return tuple(dict.fromkeys(found[1:]))
 
-    def start(self, sample: Sample) -> State:
-        text = sample.embeds[sample.length - sample.text_after :]
-        return {"raters": raters(sample.embeds[sample.visual], text)}
-
     def schedule(self, n: int) -> Counts:
         """Visual tokens, made ones apart, of n after each of the three steps."""
         budget = PUBLISHED_TOKENS * (self.tokens / n if self.tokens is not None else self.keep or 1.0)
@@ -82,6 +75,11 @@ class Rated(Budgeted):
         first = view.state.setdefault(f"tokens {view.picture}", torch.tensor(len(view), device="cpu"))
         if not view.sample.text_after or len(view) < 2 or self.count(int(first)) >= int(first):
             return None
+        if "raters" not in view.state:  # all pictures share them
+            sample = view.sample
+            visual, text = sample.embeds[sample.visual], sample.embeds[sample.length - sample.text_after :]
+            view.charge(2 * len(visual) * text.numel())
+            view.state["raters"] = raters(visual, text)
         step = self.drop_at.index(view.layer) - len(self.drop_at)
         return self.select(view, min(self.schedule(int(first))[step], len(view) - 1))
 
@@ -126,10 +124,11 @@ class SparseVLM(Rated):
 
     def select(self, view: View, k: int) -> Selection:
         raters = view.state["raters"]
-        scores = (raters[:, None] * view[_attention(view.layer or 0)]).sum(0)
+        scores = (raters[:, None] * view[_attention(view.layer or 0)].float()).sum(0)
         order = scores.argsort(descending=True, stable=True)
         kept, best = order[:k].sort().values, order[k : k + recycled(len(view) - k)]
         noise = torch.rand(len(best), generator=view.sample.generator(self.seed)) if self.noise else None
+        view.charge(2 * len(best) ** 2 * view.hidden.shape[1])
         centers, label = clusters(view.features[best], len(best) // 10 + 1, noise)
         members = scores.new_zeros(len(centers)).index_add(0, label, scores.new_ones(len(best)))
         weights = Weights(
@@ -150,9 +149,8 @@ def _attention(layer: int) -> Attention:
 
 
 def raters(visual: Tensor, text: Tensor) -> Tensor:
-    """[T] float32, 1 where a text token is a rater, from embeddings visual [N, D] and text [T, D]."""
-    visual, text = visual.float(), text.float()
-    weight = torch.stack([visual.mv(t) for t in text] or [visual[:, 0]]).softmax(0).mean(1)
+    """[T] float32, 1 where a text token is a rater, from embeddings visual [N, D] and text [T, D], T > 0."""
+    weight = (visual.float() @ text.float().T).softmax(1).mean(0)
     chosen = weight > weight.mean()
     return (chosen | ~chosen.any()).float()
 
@@ -179,7 +177,10 @@ def clusters(x: Tensor, count: int, noise: Tensor | None = None) -> Clusters:
     ties go to the lower index.
     """
     x = x.float() - x.float().mean(0)  # distances come from products, which lose digits far from the origin
-    distance = torch.cdist(x, x).fill_diagonal_(0) / x.shape[1] ** 0.5
+    product = x @ x.T
+    square = product.diagonal()[:, None] + product.diagonal() - 2 * product
+    square = torch.minimum(square, square.T).clamp(min=0).fill_diagonal_(0)  # but for rounding this changes nothing
+    distance = (square / x.shape[1]).sqrt()
     density = (-distance.topk(count, dim=1, largest=False).values.square().mean(1)).exp()
     if noise is not None:
         density = density + EPSILON * noise.to(density)

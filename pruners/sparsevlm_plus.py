@@ -57,7 +57,7 @@ class SparseVLMPlus(Rated):
         width = view[Keys(layer - 1)].shape[-1]
         table = gravity(view.sample.length, width, self.rope_base, view.index.device)
         apart = (view.positions[:, -text:, None] - view.positions[:, None, view.index]).abs()
-        freed = view[_attention(layer)] / table[apart].mean(0)
+        freed = view[_attention(layer)].float() / table[apart].mean(0)
         by_head = (view.state["raters"][:, None] * freed).sum(1)  # [H, n]
         top = by_head.sum(1).argsort(descending=True, stable=True)[: self.heads]
         return keep_top(by_head[top].mean(0), k)
