@@ -55,9 +55,10 @@ class SparseVLMPlus(Rated):
     def select(self, view: View, k: int) -> Selection:
         layer, text = view.layer or 0, view.sample.text_after
         width = view[Keys(layer - 1)].shape[-1]
-        table = gravity(view.sample.length, width, self.rope_base, view.index.device)
-        apart = (view.positions[:, -text:, None] - view.positions[:, None, view.index]).abs()
-        freed = view[_attention(layer)].float() / table[apart].mean(0)
+        queries, keys = (ones(view.positions[:, at], width, self.rope_base) for at in (slice(-text, None), view.index))
+        view.charge(2 * len(queries) * queries.shape[1] * keys.shape[1] * width)
+        pull = (queries @ keys.transpose(1, 2)).mean(0) / math.sqrt(width)
+        freed = view[_attention(layer)].float() / pull
         by_head = (view.state["raters"][:, None] * freed).sum(1)  # [H, n]
         top = by_head.sum(1).argsort(descending=True, stable=True)[: self.heads]
         return keep_top(by_head[top].mean(0), k)
@@ -67,7 +68,11 @@ def _attention(layer: int) -> Attention:
     return Attention(layer - 1, rows="text", head="none", row="none")
 
 
-def gravity(length: int, width: int, base: float, device: torch.device) -> Tensor:
-    """G [length] of positions 0, 1, 2, ... apart, for heads of `width` channels."""
-    speed = base ** (-torch.arange(0, width, 2, device=device).float() / width)
-    return (torch.arange(length, device=device)[:, None] * speed).cos().sum(1) * (2 / math.sqrt(width))
+def ones(positions: Tensor, width: int, base: float) -> Tensor:
+    """RoPE of vectors of ones, [A, l, width] at position ids [A, l].
+
+    Rounded as LLaMA rounds: far from the text G is small, and a division by it shows the last digits.
+    """
+    speed = 1 / base ** (torch.arange(0, width, 2, device=positions.device).float() / width)
+    angle = positions[..., None].float() * speed
+    return torch.cat([angle.cos() - angle.sin(), angle.cos() + angle.sin()], dim=-1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruners import ModelInfo, PrunerError, SparseVLMPlus
-from pruners.sparsevlm_plus import gravity
+from pruners.sparsevlm_plus import ones
 from tests.pruners.test_sparsevlm import LLAMA, QWEN, START, rated, run
 
 WIDTH = 8
@@ -67,12 +67,13 @@ def test_equals_loops(n: int, text: int, seed: int, info: ModelInfo, heads: int)
     assert segment.next_position == START + n + text
 
 
-def test_gravity() -> None:
-    """Between any two places that far apart; of a vector of 128 ones with itself, |1|^2 / sqrt(128)."""
-    table = gravity(3000, WIDTH, 10000.0, torch.device("cpu"))
-    for place, other in ((0, 0), (640, 640), (640, 35), (2999, 0), (2900, 610)):
-        assert table[place - other].item() == pytest.approx(pull([place], [other], 10000.0), abs=1e-4)
-    assert gravity(1, 128, 10000.0, torch.device("cpu")).item() == pytest.approx(math.sqrt(128))
+def test_vectors_of_ones() -> None:
+    """On every axis by itself, at places far apart."""
+    ids = torch.tensor([[0, 1, 35, 640, 2999], [7, 0, 2, 610, 5]])
+    got = ones(ids, WIDTH, 10000.0)
+    assert got.shape == (2, 5, WIDTH)
+    for axis, place, row in ((a, i, got[a, i]) for a in range(2) for i in range(5)):
+        assert row.tolist() == pytest.approx(turned(int(ids[axis, place]), 10000.0), abs=1e-3)
 
 
 @pytest.mark.parametrize("bad", [{"heads": 0}, {"rope_base": 1.0}, {"rope_base": -3.0}])
