@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 import re
@@ -67,8 +68,12 @@ class Glyphs:
         return glyphs.lookup_by_colour(rng) if colour else glyphs.lookup_by_position(rng)
 
     def outlines(self) -> Sequence[Item]:
-        """The items themselves: drawing one takes no time."""
-        return self.items()
+        """The items without pictures, drawn once: a grid of many cells asks for them again and again."""
+        return self._outlines
+
+    @cached_property
+    def _outlines(self) -> list[Item]:
+        return [dataclasses.replace(item, content=()) for item in self.items()]
 
     def content_hash(self) -> str:
         """SHA-256 over prompts and pictures in order."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -145,14 +147,15 @@ def _values(key: str, text: str, configs: Configs) -> list[str]:
 
 def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) -> Iterator[Composed]:
     """Each cell composed; those with a reason why they cannot run, and those that name an unknown option, `missing`."""
-    from hydra import compose, initialize_config_dir
+    from hydra import initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     shipped, *extra = map(str, configs.folders)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
-    groups = configs.groups()
+    groups, bases = configs.groups(), cache(_options_composed)  # cells often differ in single values alone
     options, defaults = {group: configs.options(group) for group in groups}, _defaults(configs)
     with initialize_config_dir(shipped, version_base="1.3"):
         for cell, missing in cells:
@@ -160,13 +163,15 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
                 chosen = {group: cell[group] for group in groups if group in cell}
                 yield Composed({}, {**defaults, **chosen}, cell, missing)
                 continue
-            # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
             typed = {k: v for k, v in cell.items() if k != "experiment"}
-            texts = [f"{k}={v}" if k in groups else f"++{k}={_quoted(k, v)}" for k, v in typed.items()]
+            named = [f"{k}={v}" for k, v in typed.items() if k in groups]
+            # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
+            single = [f"++{k}={_quoted(k, v)}" for k, v in typed.items() if k not in groups]
             try:
-                config = compose("run", texts + search, return_hydra_config=True)
-                choices = {k: v for k, v in config.hydra.runtime.choices.items() if k in groups}
-                own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+                own, every = copy.deepcopy(bases(*named, *search))
+                for override in OverridesParser.create().parse_overrides(single):
+                    OmegaConf.update(own, override.key_or_group, override.value(), merge=True, force_add=True)
+                choices = {k: v for k, v in every.items() if k in groups}
                 plain = OmegaConf.to_container(own, resolve=True)
             except (HydraException, OmegaConfBaseException) as error:
                 raise InputError(str(error).splitlines()[0]) from None
@@ -176,6 +181,16 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
                     choices[group] = target.rpartition(".")[2]
             values = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
             yield Composed(values, choices, cell)
+
+
+def _options_composed(*overrides: str) -> tuple[Any, dict[str, str]]:
+    """run.yaml with these options of its groups, and the options of all groups."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    config = compose("run", list(overrides), return_hydra_config=True)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return own, dict(config.hydra.runtime.choices)
 
 
 def absent(cell: Grid, options: Mapping[str, Collection[str]]) -> str | None:
