@@ -139,8 +139,8 @@ def even(n: int, m: int, device: torch.device) -> Tensor:
 def stepped(n: int, m: int, device: torch.device) -> Tensor:
     """m <= n of n places, a whole number of places apart as far as that covers all of them."""
     step = n // max(m, 1)
-    places = range(step // 2, n - 1, step)
-    return torch.tensor(places, device=device) if len(places) == m else even(n, m, device)
+    places = torch.arange(step // 2, n - 1, step, device=device)
+    return places if len(places) == m else even(n, m, device)
 
 
 def merged(centres: Tensor, scores: Tensor, keys: Tensor, neighbours: int) -> Weights:

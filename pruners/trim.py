@@ -52,7 +52,7 @@ class TRIM(ClipGuided):
         if not self.adaptive and self.count(n) >= n:
             return None
         patches, hidden = (view[signal] for signal in self._signals())
-        scores = (-(patches @ read(view, view.sample.question).pooled.mean(0))).softmax(0)
+        scores = (-(patches.float() @ read(view, view.sample.question).pooled.float().mean(0))).softmax(0)
         k = int(n * outliers(scores)) if self.adaptive else self.count(n) - 1
         kept = keep_top(scores, k).source
         rest = torch.ones_like(scores).scatter(0, kept, 0.0).argsort(descending=True, stable=True)[: n - k]
