@@ -20,7 +20,7 @@ from harness.engine.prefill import Prefill, Prefilled
 from harness.engine.sampling import choose
 from harness.engine.trace import Decoding, Request, Trace
 from harness.engine.vision import FeatureCache, Vision
-from harness.models.base import Features, Model, Prompt
+from harness.models.base import Features, Model, ModelUnavailable, Prompt
 from pruners.base import Pruner
 
 CPU_SLOTS = 16
@@ -61,6 +61,7 @@ class Engine:
 
         Raises:
             PrunerError: the method cannot act on this model.
+            ModelUnavailable: it needs a part of the model that is loaded on demand and cannot be.
         """
         pruner.check(self.model.info)
         yield from _Run(self, pruner.resolved(self.model.info), decoding, export_kept).traces(iter(requests))
@@ -137,6 +138,8 @@ class _Run:
             try:
                 prompt = self._prepare(request)
                 yield request, prompt, self.vision.features(request, prompt)
+            except ModelUnavailable:  # no sample could do better
+                raise
             except Exception as error:
                 self._fail(request, error)
 

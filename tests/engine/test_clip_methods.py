@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.engine import Decoding, Engine, Request
+from harness.models import ModelUnavailable, load_model
 from pruners import DSTP, TRIM, CDPruner, DeSAP, FastV, Pipeline, Pruner, PrunerError
 from tests.accounting.test_flops import charged, counted
 from tests.conftest import Drawn, prompts, tiny
 from tests.models.clip import given_clip
+from tests.models.folders import write
 from tests.tiny import CONFIGS, LLAVA_1_5_7B, Prompted
 
 METHODS: dict[str, Pruner] = {
@@ -86,6 +89,17 @@ def test_desaps_cost(tokens: int) -> None:
     assert parts["alignment"] == pytest.approx(2.7e7, rel=0.06)  # as printed
     assert trace.flops["overhead"] == sum(parts.values())
     assert trace.visual_per_layer == [tokens] * 32 and trace.flops["overhead"] < 0.011 * trace.flops["prefill"]
+
+
+def test_a_text_tower_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    """By the first sample with a picture, as one failure of the run and not one of every sample."""
+    lost: Any = load_model(
+        str(write("llava", tmp_path / "llava")), family="llava", weights="random", clip_text=str(tmp_path / "clip")
+    )
+    requests, new = [r for r in prompts(8) if len(r.content) > 1], Decoding(max_new_tokens=1)
+    with pytest.raises(ModelUnavailable, match=r"CLIP text tower.*model\.clip_text=/path/to/folder"):
+        list(Engine(lost).run(requests, CDPruner(), new))
+    assert all(trace.error is None for trace in Engine(lost).run(requests, DeSAP(task_share=0.0), new))
 
 
 def test_other_models_are_refused_before_anything_runs() -> None:
