@@ -28,11 +28,13 @@ class Pruner:
     Class attributes:
         scope: which tokens a moment sees at a time.
         may_repeat, may_pad: the rule can keep a token twice, or emit rows that are zero.
+        makes: tokens of its own enter the language model after the first layer.
     """
 
     scope: ClassVar[Scope] = "picture"
     may_repeat: ClassVar[bool] = False
     may_pad: ClassVar[bool] = False
+    makes: ClassVar[bool] = False
 
     def resolved(self, model: ModelInfo) -> Pruner:
         """The same method with everything that depends on the model made explicit; equal results, equal methods."""

@@ -70,16 +70,22 @@ class DSTP(Pruner):
         """Raise PrunerError if the base drops nothing, or what cannot come back."""
         for stage in self.base.stages():
             name = type(stage).__name__
-            late = {"encoder", "cache", "step"} & set(stage.moments())
+            late = {"picture", "encoder", "cache", "step"} & set(stage.moments())
             if isinstance(stage, NoPruning | Blind):
                 raise PrunerError(f"DSTP needs a base that keeps some visual tokens and drops others, not {name}")
             if late:
                 raise PrunerError(f"DSTP cannot bring back what {name} drops at the {min(late)} moment")
             if getattr(stage, "positions", "keep") != "keep":
                 raise PrunerError(f"DSTP brings tokens back under their own ids, but {name} renumbers")
+            if stage.makes and (last := max(stage.layers(model.depth))) > self.step_layer(model.depth):
+                raise PrunerError(
+                    f"{name} makes tokens up to layer {last}, which have no keys in layer "
+                    f"{self.step_layer(model.depth)} that DSTP watches; addon.layer={last} does"
+                )
         self.base.check(model)
         self.step_layer(model.depth)
-        if self.recall == "dense" and max(len(self.base.stages()), len(self.base.layers(model.depth))) > 1:
+        cuts = sum(("embed" in stage.moments()) + len(stage.layers(model.depth)) for stage in self.base.stages())
+        if self.recall == "dense" and cuts > 1:
             raise PrunerError("recall=dense needs a base that drops tokens once")
 
     def resolved(self, model: ModelInfo) -> Pruner:

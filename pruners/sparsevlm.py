@@ -108,6 +108,7 @@ class SparseVLM(Rated):
         seed: of the noise.
     """
 
+    makes: ClassVar[bool] = True
     published: ClassVar[Mapping[int, Counts]] = {
         64: (66, 30, 17), 96: (238, 48, 26), 128: (303, 110, 36), 192: (300, 200, 110),
     }  # fmt: skip

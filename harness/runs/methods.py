@@ -30,7 +30,9 @@ class Method:
         assert self.pruner is not None
         self.pruner.check(model)
         return ", ".join(
-            dict.fromkeys(_moment(stage, m, model) for stage in self.pruner.stages() for m in stage.moments())
+            dict.fromkeys(
+                _moment(stage, m, model) for stage in self.pruner.resolved(model).stages() for m in stage.moments()
+            )
         )
 
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.models.known import LLAVA, QWEN
 from pruners import (
     DSTP,
     Blind,
     DivPrune,
+    Downsample,
     FastV,
     ModelInfo,
     NoPruning,
@@ -20,8 +22,10 @@ from pruners import (
     Pruner,
     PrunerError,
     Random,
+    SparseVLM,
     VisionPulse,
     VisionZip,
+    VScan,
 )
 from pruners.views import StepView
 
@@ -143,8 +147,16 @@ def test_dstp_refuses_what_it_cannot_bring_back() -> None:
     twice = DSTP(base=Pipeline(methods=(Random(), FastV())), recall="dense")
     with pytest.raises(PrunerError, match="drops tokens once"):
         twice.check(INFO)
+    with pytest.raises(PrunerError, match="drops tokens once"):
+        DSTP(base=VScan(positions="keep"), recall="dense").check(LLAVA)  # before the language model, and inside it
     with pytest.raises(PrunerError, match="layer 40"):
         DSTP(base=FastV(), layer=40).check(INFO)
+    with pytest.raises(PrunerError, match="Downsample drops at the picture moment"):
+        DSTP(base=Downsample()).check(QWEN)
+    made = SparseVLM(positions="keep")
+    with pytest.raises(PrunerError, match=r"makes tokens up to layer 16, .* in layer 3 .*addon\.layer=16"):
+        DSTP(base=made).check(LLAVA)
+    DSTP(base=made, layer=16).check(LLAVA)
 
 
 @pytest.mark.parametrize("base", [Random(), DivPrune(), VisionZip()], ids=lambda base: type(base).__name__)
