@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from harness.golden import check_file
 from harness.golden.clip_rules import asked
 from harness.golden.rules import LLAVA, QWEN
 from harness.golden.scene import Bare
@@ -69,6 +71,26 @@ def test_crops(n: int, crops: int, seed: int, data: st.DataObject) -> None:
         want += [i * n + j for j in sorted(brute_force(features[part], r[part], k))]
     selection, _ = asked(CDPruner(keep=None, tokens=k), features, text, {ClipPatches(-2): patches}, crops)
     assert selection.source.tolist() == want
+
+
+def test_golden_file_of_crops(tmp_path: Path) -> None:
+    """A file as the official code would leave it for two crops; every wrong entry is found."""
+    (features, patches, text), file = case(40, 7, 2), tmp_path / "CDPruner_seed7_budget8.npz"
+    r = compared(patches, text)
+    picks = np.array([brute_force(features[i : i + 20], r[i : i + 20], 8) for i in (0, 20)])
+    arrays = {
+        "in_projected_features": features.reshape(2, 20, 20).numpy(), "in_clip_image_embeds": patches.reshape(2, 20, 4),
+        "in_clip_text_embeds": text, "in_keep": 8, "out_select_order": picks, "out_keep_index": np.sort(picks),
+    }  # fmt: skip
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    assert check_file(file)["ok"]
+    for key in ("out_select_order", "out_keep_index"):
+        wrong = arrays[key].copy()  # type: ignore[attr-defined]
+        wrong[1, 3] += 1
+        np.savez(file, **{**arrays, key: wrong})  # type: ignore[arg-type]
+        assert str(check_file(file)["reason"]).startswith(key)
+    np.savez(file, **{**arrays, "in_clip_image_embeds": patches.reshape(2, 20, 4) + 0.5})  # type: ignore[arg-type]
+    assert not check_file(file)["ok"]
 
 
 @given(st.integers(2, 30), st.integers(1, 3), st.integers(0, 10_000))
