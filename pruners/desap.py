@@ -21,7 +21,9 @@ from pruners.views import ClipText, ModelInfo, View
 
 @dataclass(frozen=True, kw_only=True)
 class DeSAP(Merging):
-    """DeSAP (arXiv 2604.11240). Equation-faithful; there is no official code to compare with.
+    """Decoupled Similarity for Task-Aware Token Pruning in Large Vision-Language Models (arXiv 2604.11240).
+
+    Equation-faithful; there is no official code to compare with.
 
     Patches A [n, e] of the tower's last layer are proj(softmax(Q Q^T / sqrt d) V), query against query, without
     residual and MLP. With the question's tokens S [T, e], its end q and the class token v of A:
