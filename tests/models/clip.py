@@ -60,10 +60,11 @@ class Bytes:
 def given_clip(model: Any, words: int = 18, noise: float = 0.0, **text: int) -> Any:
     """A random LLaVA (`tests.tiny.Prompted`) with the text side of a random CLIP, of any size and on its device."""
     sizes = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, **text}
+    width = model.config.vision_config.hidden_size
     with torch.device(model.device):
         net = CLIPModel(
             CLIPConfig(
-                vision_config={"hidden_size": model.config.vision_config.hidden_size, "num_hidden_layers": 1, "num_attention_heads": 1},
+                vision_config={"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 1},
                 text_config={
                     **sizes, "vocab_size": 258, "max_position_embeddings": 77, "bos_token_id": 256, "eos_token_id": 257,
                 },
