@@ -28,7 +28,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One section. `every` holds the rows of all sections: units and decimals are chosen once for the leaderboard."""
+    """One section; `every` holds the rows of all of them."""
 
     title: str
     rows: list[Row]
@@ -36,13 +36,22 @@ class Table:
 
     def columns(self, brief: bool = False) -> list[Column]:
         """All columns, in order; `brief` writes intervals as ± their longer arm."""
-        return [
-            *_keys(),
-            *_comparison(brief, self.rows),
-            *_replies(self.every),
-            *_retention(self.every),
-            *_cost(self.every),
-        ]
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Section(Table):
+    """One section of a leaderboard; `rest` are the columns after the comparison."""
+
+    rest: list[Column]
+
+    def columns(self, brief: bool = False) -> list[Column]:
+        return [*_keys(), *_comparison(brief, self.rows), *self.rest]
+
+
+def rest(every: Sequence[Row]) -> list[Column]:
+    """Replies, retention and cost; units and decimals are chosen once for all rows of a leaderboard."""
+    return [*_replies(every), *_retention(every), *_cost(every)]
 
 
 def _keys() -> list[Column]:

@@ -103,7 +103,7 @@ def _intervals(row: Row, done: dict[str, _Cell]) -> Row:
     if row["cell"] not in done:
         return {}
     cell = done[row["cell"]]
-    found = stats.accuracy(cell.samples.credit.to_numpy(), cell.samples.cluster.tolist())
+    found = stats.accuracy(cell.samples.credit.to_numpy(), cell.samples.cluster.to_numpy())
     out = {"accuracy_low": found.low, "accuracy_high": found.high, "rule": found.rule}
     if row["metric"] == "mean":
         return out | {"metric_value_low": found.low, "metric_value_high": found.high}
@@ -136,7 +136,7 @@ def _difference(ours: _Cell, other: _Cell, special: str | None, margin: float) -
     both = ours.samples[at >= 0]
     if both.empty:
         return {}
-    credit, cluster = both.credit.to_numpy(), both.cluster.tolist()
+    credit, cluster = both.credit.to_numpy(), both.cluster.to_numpy()
     credit_other = theirs.to_numpy()[at[at >= 0]]
     found = stats.paired(credit, credit_other, cluster, margin)
     return _plain(found) | _discordance(credit - credit_other, cluster)
@@ -149,13 +149,13 @@ def _repeated(ours: _Cell, other: _Cell, margin: float) -> Row:
     if common.empty:
         return {}
     credit, credit_other = mine.loc[common].to_numpy(), theirs.loc[common].to_numpy()
-    cluster = ours.samples.drop_duplicates("item").set_index("item").cluster[common].tolist()
+    cluster = ours.samples.drop_duplicates("item").set_index("item").cluster[common].to_numpy()
     found = stats.repeated(credit, credit_other, cluster, margin)
     plain = _plain(found) | {"pairs": credit.size}  # replies, as N counts them
     return plain | _discordance(credit.mean(1) - credit_other.mean(1), cluster)
 
 
-def _discordance(delta: stats.Array, cluster: Sequence[object]) -> dict[str, float]:
+def _discordance(delta: stats.Array, cluster: stats.Clusters) -> dict[str, float]:
     return {"discordant": float((delta**2).mean()), "design": stats.design_effect(delta, cluster)}
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from harness.tables import caption, render
-from harness.tables.columns import Row, Table
+from harness.tables.columns import Row, Section, Table, rest
 from harness.tables.compared import compare
 from harness.tables.frames import TablesError, load, varying
 
@@ -54,7 +54,8 @@ class Leaderboard:
     def _tables(self) -> list[Table]:
         rows: list[Row] = self.frame.to_dict("records")  # type: ignore[assignment]
         titles = dict.fromkeys(row["title"] for row in rows)
-        return [Table(title, [row for row in rows if row["title"] == title], rows) for title in titles]
+        shared = rest(rows)
+        return [Section(title, [row for row in rows if row["title"] == title], rows, shared) for title in titles]
 
 
 def leaderboard(

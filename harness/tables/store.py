@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -149,16 +150,14 @@ def help_reading(lines: Iterable[str]) -> None:
             Source(Path(folder), Path(copy), *rest).samples()
 
 
-def _helper(sources: Sequence[Source]) -> subprocess.Popen[str]:
+def _helper(sources: Sequence[Source]) -> subprocess.Popen[bytes]:
     """A process of its own: neither a fork of one with threads nor a second run of the caller's script."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    helper = subprocess.Popen(
-        [sys.executable, "-c", _HELP], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
-    )
-    with contextlib.suppress(BrokenPipeError), helper.stdin as pipe:  # type: ignore[union-attr]
+    with tempfile.TemporaryFile("w+") as lines:  # a pipe would hold us up until the helper has read nearly all
         for s in sources:
-            pipe.write(json.dumps([str(s.folder), str(s.copy), s.state, s.newest, s.size, s.about]) + "\n")
-    return helper
+            lines.write(json.dumps([str(s.folder), str(s.copy), s.state, s.newest, s.size, s.about]) + "\n")
+        lines.seek(0)
+        return subprocess.Popen([sys.executable, "-c", _HELP], stdin=lines, stderr=subprocess.DEVNULL, env=env)
 
 
 def _writable(copy: Path) -> bool:

@@ -11,8 +11,8 @@ from harness.tables.stats.paired import ALPHA, Difference, Verdict, holm, paired
 from harness.tables.stats.power import POWER, design_effect, detectable, power
 from harness.tables.stats.relative import relative
 from harness.tables.stats.repeated import repeated
-from harness.tables.stats.resample import LEVEL, RESAMPLES, SEED, Array
+from harness.tables.stats.resample import LEVEL, RESAMPLES, SEED, Array, Clusters
 
-__all__ = ["ALPHA", "LEVEL", "POWER", "RESAMPLES", "SEED", "Array", "Difference", "Estimate", "Verdict",
+__all__ = ["ALPHA", "LEVEL", "POWER", "RESAMPLES", "SEED", "Array", "Clusters", "Difference", "Estimate", "Verdict",
            "accuracy", "design_effect", "detectable", "holm", "log_ratio", "metric", "metric_paired", "paired",
            "power", "relative", "repeated", "verdict"]  # fmt: skip

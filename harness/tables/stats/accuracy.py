@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
-
-from harness.tables.stats.resample import LEVEL, Array, bootstrap, by_cluster, interval
+from harness.tables.stats.resample import LEVEL, Array, Clusters, bootstrap, by_cluster, interval
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class Estimate:
     rule: Literal["Wilson", "cluster bootstrap"]
 
 
-def accuracy(credit: Array, cluster: Sequence[object]) -> Estimate:
+def accuracy(credit: Array, cluster: Clusters) -> Estimate:
     """Mean of credits [n] with a 95 % interval.
 
     Wilson where every cluster has one item and credits are 0 or 1; else the percentile cluster bootstrap. All credits 0
@@ -43,5 +40,7 @@ def binary(credit: Array) -> bool:
 
 def wilson(share: float, n: int) -> Estimate:
     """A share of n, with Wilson's interval."""
+    from scipy import stats  # a second, which tables of clusters do without
+
     found = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
     return Estimate(share, float(found.low), float(found.high), "Wilson")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from harness.tables.frames import TablesError
 from harness.tables.stats.accuracy import Estimate
-from harness.tables.stats.resample import Array, bootstrap, by_cluster, interval
+from harness.tables.stats.resample import Array, Clusters, bootstrap, by_cluster, interval
 
 
-def log_ratio(length: Array, other: Array, cluster: Sequence[object]) -> Estimate:
+def log_ratio(length: Array, other: Array, cluster: Clusters) -> Estimate:
     """Geometric mean of length / other [pairs], with a 95 % interval; 1.1 stands for traces one tenth longer.
 
     Which pairs to pass is the caller's choice: those that both finished, or that both are right. One cluster says

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from harness.tables.stats.accuracy import binary
-from harness.tables.stats.resample import RESAMPLES, Array, bootstrap, by_cluster, interval, sign_flip
+from harness.tables.stats.resample import RESAMPLES, Array, Clusters, bootstrap, by_cluster, interval, sign_flip
 
 Verdict = Literal["equivalent", "worse", "better", "inconclusive"]
 
@@ -36,7 +35,7 @@ class Difference:
     rule: Literal["exact McNemar", "sign-flip permutation", "cluster permutation of the metric", "clusters and runs"]
 
 
-def paired(credit: Array, other: Array, cluster: Sequence[object], margin: float = 0.01) -> Difference:
+def paired(credit: Array, other: Array, cluster: Clusters, margin: float = 0.01) -> Difference:
     """Compare two methods on the same samples; `credit` and `other` are [n], the margin is a share (0.01: one point).
 
     p: the signs of whole clusters are flipped (`sign_flip`). With one item a cluster and credits of 0 or 1 that is
@@ -88,5 +87,7 @@ def verdict(difference: float, p: float, p_margin: float) -> Verdict:
 
 
 def _mcnemar(total: Array) -> float:
+    from scipy import stats  # a second, which tables of clusters do without
+
     won, lost = np.count_nonzero(total > 0), np.count_nonzero(total < 0)
     return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0

@@ -7,13 +7,12 @@ share s of discordant samples and the difference d. Clusters multiply n by their
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from harness.tables.frames import TablesError
 from harness.tables.stats.paired import ALPHA
-from harness.tables.stats.resample import Array, by_cluster
+from harness.tables.stats.resample import Array, Clusters, by_cluster
 
 POWER = 0.8
 
@@ -44,7 +43,7 @@ def power(
         raise TablesError(
             f"a difference of {difference:g} needs at least as many discordant samples, got {discordant:g}"
         )
-    level, chance = float(norm.isf(alpha / tests / 2)), float(norm.ppf(power))
+    level, chance = float(-ndtri(alpha / tests / 2)), float(ndtri(power))
     root = level * math.sqrt(discordant) + chance * math.sqrt(discordant - difference**2)
     return math.ceil(design * (root / difference) ** 2)
 
@@ -67,7 +66,7 @@ def detectable(
     _check(discordant, alpha, power, tests, design)
     if n < 1:
         raise TablesError(f"n must be at least 1, got {n}")
-    free, level, chance = n / design, float(norm.isf(alpha / tests / 2)), float(norm.ppf(power))
+    free, level, chance = n / design, float(-ndtri(alpha / tests / 2)), float(ndtri(power))
     inside = free - level**2 + chance**2  # the formula above, squared and solved for d
     if inside < 0:
         return math.inf
@@ -75,7 +74,7 @@ def detectable(
     return found if found <= discordant else math.inf
 
 
-def design_effect(values: Array, cluster: Sequence[object]) -> float:
+def design_effect(values: Array, cluster: Clusters) -> float:
     """How much clusters widen the variance of the mean of values [n]: 1 + (size - 1) ICC where clusters are equal.
 
     Kish, Survey Sampling (1965), chapter 8: variance between clusters (linearised) over that of single draws. Compared

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from harness.tables.frames import TablesError
 from harness.tables.stats.paired import Difference
-from harness.tables.stats.resample import RESAMPLES, SEED, Array, bootstrap, by_cluster, interval
+from harness.tables.stats.resample import RESAMPLES, SEED, Array, Clusters, bootstrap, by_cluster, interval
 
 
-def repeated(credit: Array, other: Array, cluster: Sequence[object], margin: float = 0.01) -> Difference:
+def repeated(credit: Array, other: Array, cluster: Clusters, margin: float = 0.01) -> Difference:
     """Compare two methods over credits [n, runs] and [n, runs of the other].
 
     Clusters are drawn, with all their runs; and within each method the runs, independently. What runs differ by is
@@ -44,7 +42,7 @@ def repeated(credit: Array, other: Array, cluster: Sequence[object], margin: flo
     )
 
 
-def _runs(credit: Array, cluster: Sequence[object], method: int) -> Array:
+def _runs(credit: Array, cluster: Clusters, method: int) -> Array:
     """What drawn runs add to a method's accuracy [RESAMPLES]."""
     n, runs = credit.shape
     means = credit.mean(0) - credit.mean()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from harness.tables.frames import TablesError
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
+Clusters = Sequence[object] | npt.NDArray[Any]
+"""The cluster of each sample: names, or numbers."""
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -29,16 +32,18 @@ _UNITS = 60  # credits are mostly halves, thirds or tenths
 _REACH = 1 << 18
 
 
-def codes(cluster: Sequence[object], n: int) -> Index:
+def codes(cluster: Clusters, n: int) -> Index:
     """Numbers [n] of clusters, in the order of first appearance. Raises TablesError unless there are n > 0 of them."""
     if not len(cluster) == n > 0:
         raise TablesError(
             f"values and their clusters must be equally many and at least one, got {n} and {len(cluster)}"
         )
+    if isinstance(cluster, np.ndarray):
+        return pd.factorize(cluster)[0].astype(np.int64)
     return pd.factorize(pd.Index(list(cluster), dtype=object), use_na_sentinel=False)[0].astype(np.int64)
 
 
-def by_cluster(values: Array, cluster: Sequence[object]) -> tuple[Array, Array]:
+def by_cluster(values: Array, cluster: Clusters) -> tuple[Array, Array]:
     """Sums and sizes [clusters], in the order of first appearance. Raises TablesError for NaN and the like."""
     index = codes(cluster, values.size)
     if not np.isfinite(values).all():
