@@ -72,6 +72,10 @@ class Pruner:
         """Per-sample state, made before the language model runs (raters, running scores, anchors)."""
         return {}
 
+    def hands_on_made(self, model: ModelInfo) -> bool:
+        """Whether it can hand on tokens of its own, which have no place in signals that were recorded before."""
+        return self.makes or self.may_pad
+
     def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
         """FLOPs of matrix products in one call of its rule, for n visual tokens of `width` channels.
 

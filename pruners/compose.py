@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pruners.base import MOMENTS, Pruner, PrunerError
 from pruners.none import Blind, NoPruning
+from pruners.signals import Signal, TowerSignal
 from pruners.views import ModelInfo
 
 
@@ -43,3 +44,27 @@ class Pipeline(Pruner):
             raise PrunerError(f"a pipeline lists methods in the order in which they act; got {order}")
         if sum("step" in stage.moments() for stage in stages) > 1:
             raise PrunerError("only one method of a pipeline can act during decoding")
+        for i, early in enumerate(stages):
+            for late in stages[i + 1 :] if early.hands_on_made(model) else ():
+                if signal := _lost(early, late, model):
+                    raise PrunerError(
+                        f"{type(early).__name__} makes tokens that {signal} does not have, which "
+                        f"{type(late).__name__} reads; put it last"
+                    )
+
+
+def _lost(early: Pruner, late: Pruner, model: ModelInfo) -> Signal | None:
+    """A signal of the later method that is recorded before the earlier one has acted for the last time."""
+
+    def acts(stage: Pruner) -> list[int]:
+        """Layers before which it acts; -1 stands for the embeddings."""
+        return [*([-1] if "embed" in stage.moments() else []), *stage.layers(model.depth)]
+
+    if not acts(early) or not acts(late):
+        return None
+    times = [t for t in acts(early) if t <= max(acts(late))]
+    for signal in late.resolved(model).signals(model):
+        recorded = -2 if isinstance(signal, TowerSignal) else signal.layer
+        if any(recorded < t for t in times):
+            return signal
+    return None

@@ -55,7 +55,8 @@ class DART(Budgeted):
         return (Keys(self.layers(model.depth)[0] - 1),)
 
     def count(self, n: int) -> int:
-        return min(n, self.image_pivots + self.added(n))
+        budget = n * (self.keep or 0) if self.tokens is None else self.tokens
+        return n if budget >= n else min(n, self.image_pivots + self.added(n))
 
     def added(self, n: int) -> int:
         """Tokens that all pivots add together, if so many are there."""

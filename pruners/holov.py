@@ -27,10 +27,11 @@ class HoloV(TowerScored):
     Stated by the paper: a budget for each crop of the picture, attention and the variance of similarities in its score.
     Of the official code: strips instead of square crops; the variance is scaled to the mean of the strip's attention,
     so that every score grows by the same factor and nothing changes (it is not computed here); tokens go on strip by
-    strip, in descending order of attention; a strip that is given more than it holds keeps all of it, and the surplus
-    becomes zero rows at the end, which have the position ids of the picture's last token. Its port to Qwen2.5-VL gives
-    scores to other tokens than theirs, as it forgets the order of windows; not so here. Inferred: InternVL as LLaVA.
-    Position ids: see `BeforeLLM`.
+    strip, in descending order of attention; a strip that is given as much as it holds, or more, keeps all of it in its
+    old order, and the surplus becomes zero rows at the end, which have the position ids of the picture's last token;
+    the number of strips is that of its port to Qwen2.5-VL (LLaVA's has 16 at 64 tokens). That port gives scores to other
+    tokens than theirs, as it forgets the order of windows; not so here. Inferred: InternVL as LLaVA. Position ids: see
+    `BeforeLLM`.
 
     Attributes:
         strips: P; the default max(1, floor(1024 / 576 * n / k)) is 16, 8 and 5 at 64, 128 and 192 of 576 tokens.
@@ -69,6 +70,8 @@ def spread(scores: Tensor, strips: int, k: int, repaired: bool) -> Tensor:
     score = torch.where(exists, scores.float()[token], -torch.inf)
     quota = shares(torch.where(exists, score, 0).sum(1) / exists.sum(1), k)
     score, best = score.sort(dim=1, descending=True, stable=True)
+    if not repaired:  # strips that keep all their tokens keep them as they are
+        best = torch.where((quota >= exists.sum(1))[:, None], place, best)
     rank = torch.where(exists & (place < quota[:, None]), torch.inf, score if repaired else -torch.inf).flatten()
     chosen = rank.argsort(descending=True, stable=True)[:k]
     source = token.gather(1, best).flatten()[chosen]

@@ -10,7 +10,7 @@ from torch import Tensor
 from pruners.base import PrunerError
 from pruners.selection import Selection, Weights
 from pruners.signals import TowerHidden
-from pruners.tower import TowerScored
+from pruners.tower import TowerScored, check_output
 from pruners.views import ModelInfo, View
 
 
@@ -44,6 +44,8 @@ class Merging(TowerScored):
         super().check(model)
         if self.tower == "clip" and (model.unit != 1 or not model.has_cls):
             raise PrunerError(f"{model.name}'s vision tower merges tokens or has no class token: tower=clip cannot be")
+        if self.features is not None:
+            check_output(model, self.features)
 
     @property
     def hidden(self) -> tuple[TowerHidden, ...]:

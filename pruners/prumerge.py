@@ -36,7 +36,7 @@ class PruMerge(Merging):
     they stay, the token behind the centres shares those of the last one.
 
     Attributes:
-        adaptive: the scores decide how many centres there are, and the budget is not used; this reads one number from
+        adaptive: the scores decide how many centres there are, and the budget is not used; this reads numbers from
             the device.
         neighbours: tokens merged into a centre.
     """
@@ -49,6 +49,9 @@ class PruMerge(Merging):
         super().check(model)
         if self.neighbours < 1:
             raise PrunerError(f"neighbours must be at least 1, got {self.neighbours}")
+
+    def hands_on_made(self, model: ModelInfo) -> bool:
+        return True
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         me = self.resolved(model)
@@ -72,7 +75,9 @@ class PruMerge(Merging):
         scores, keys = (view[signal].float() for signal in self._read())
         centres = self.centres(scores, self.count(len(view)) - 1)
         if self.tower == "merged":
-            scores, centres = scores / scores.sum(), centres.sort().values
+            centres = centres.sort().values
+        if self.tower == "merged" or self.scores == "received":
+            scores = scores / scores.sum()
         if self.adaptive:
             view.charge(2 * len(centres) * len(view) * keys.shape[0] * keys.shape[2])
         weights = merged(centres, scores, keys.transpose(0, 1).flatten(1), self.neighbours)
@@ -98,12 +103,19 @@ class PruMergePlus(PruMerge):
     Inferred: step = n // centres, and where this does not give the right number of tokens, places (2 i + 1) n / 2m.
 
     Attributes:
+        step: of the spread tokens, all of which are then centres, whatever the budget says of their number.
         repaired: spread tokens are taken from those that have no centre yet, so that none is twice and none is lost;
             the last token takes part.
     """
 
     may_repeat: ClassVar[bool] = True
+    step: int | None = None
     repaired: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step is not None and self.step < 1:
+            raise PrunerError(f"step must be at least 1, got {self.step}")
 
     def centres(self, scores: Tensor, k: int) -> Tensor:
         n, order = len(scores), ranked(scores)
@@ -117,7 +129,8 @@ class PruMergePlus(PruMerge):
         top = order[: k - m]
         if self.repaired:
             return torch.cat([top, order[k - m :].sort().values[even(n - k + m, m, scores.device)]])
-        return torch.cat([top, stepped(n, m, scores.device)])
+        spread = places(n, self.step, scores.device) if self.step else stepped(n, m, scores.device)
+        return torch.cat([top, spread])
 
 
 def ranked(scores: Tensor) -> Tensor:
@@ -138,9 +151,13 @@ def even(n: int, m: int, device: torch.device) -> Tensor:
 
 def stepped(n: int, m: int, device: torch.device) -> Tensor:
     """m <= n of n places, a whole number of places apart as far as that covers all of them."""
-    step = n // max(m, 1)
-    places = torch.arange(step // 2, n - 1, step, device=device)
-    return places if len(places) == m else even(n, m, device)
+    found = places(n, n // max(m, 1), device)
+    return found if len(found) == m else even(n, m, device)
+
+
+def places(n: int, step: int, device: torch.device) -> Tensor:
+    """Every step-th of n places but the last, half a step in."""
+    return torch.arange(step // 2, n - 1, step, device=device)
 
 
 def merged(centres: Tensor, scores: Tensor, keys: Tensor, neighbours: int) -> Weights:

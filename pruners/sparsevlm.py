@@ -36,10 +36,12 @@ class Rated(Budgeted):
     Attributes:
         drop_at: the layers K; removal follows layers 2, 6 and 15 of 32 in the official code. Fractions are pushed
             apart in shallow models; below four layers the first steps are left out.
+        counts: visual tokens, made ones apart, after each of three steps, in place of the budget's.
     """
 
     published: ClassVar[Mapping[int, Counts]] = {}
     drop_at: tuple[Layer, ...] = ("3/32", "7/32", "16/32")
+    counts: Counts | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,6 +60,8 @@ class Rated(Budgeted):
 
     def schedule(self, n: int) -> Counts:
         """Visual tokens, made ones apart, of n after each of the three steps."""
+        if self.counts is not None:
+            return self.counts
         budget = PUBLISHED_TOKENS * (self.tokens / n if self.tokens is not None else self.keep or 1.0)
         known = {0: (0, 0, 0), **self.published, PUBLISHED_TOKENS: (PUBLISHED_TOKENS,) * 3}
         low = max(b for b in known if b <= budget)
@@ -73,7 +77,9 @@ class Rated(Budgeted):
         if view.layer not in self.drop_at:
             raise PrunerError(f"{type(self).__name__} acts only after resolved(model)")
         first = view.state.setdefault(f"tokens {view.picture}", torch.tensor(len(view), device="cpu"))
-        if not view.sample.text_after or len(view) < 2 or self.count(int(first)) >= int(first):
+        if not view.sample.text_after or len(view) < 2:
+            return None
+        if self.counts is None and self.count(int(first)) >= int(first):
             return None
         if "raters" not in view.state:  # all pictures share them
             sample = view.sample

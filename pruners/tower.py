@@ -12,6 +12,13 @@ from pruners.signals import Signal, TowerAttention
 from pruners.views import ModelInfo
 
 
+def check_output(model: ModelInfo, layer: int) -> None:
+    """Raise PrunerError unless the tower layer runs: what is behind the one that is projected does not."""
+    last = model.tower_depth + model.feature_layer
+    if layer % model.tower_depth > last:
+        raise PrunerError(f"{model.name}'s vision tower stops behind layer {last}, so layer {layer} has no output")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TowerScored(BeforeLLM):
     """A budgeted method before the language model that scores tokens by tower attention, mean over heads.

@@ -14,6 +14,7 @@ from pruners.layout import Scope
 from pruners.prumerge import outliers
 from pruners.selection import Selection, Weights, keep_top
 from pruners.signals import ClipPatches, Signal, TowerHidden
+from pruners.tower import check_output
 from pruners.views import ModelInfo, View
 
 
@@ -41,6 +42,13 @@ class TRIM(ClipGuided):
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         return self.resolved(model)._signals()
+
+    def check(self, model: ModelInfo) -> None:
+        super().check(model)
+        check_output(model, self.resolved(model)._signals()[1].layer)
+
+    def hands_on_made(self, model: ModelInfo) -> bool:
+        return True
 
     def _signals(self) -> tuple[ClipPatches, TowerHidden]:
         if self.layer is None:

@@ -48,9 +48,14 @@ class V2Drop(Staged):
     def even(self, ratio: float, stages: int) -> tuple[float, ...]:
         return (*[min(1.0, 2 * ratio)] * (stages - 1), max(0.0, 2 * ratio - 1))
 
+    def left(self, n: int, depth: int) -> dict[int, int]:
+        ratios = self.budget_ratios(n, depth) if self._budgeted else self._ratios
+        counts = accumulate(ratios, lambda m, r: max(1, int(r * m + 1e-9)), initial=n)  # 0.1 * 30 must not fall below 3
+        return dict(zip(self.starts(depth), list(counts)[1:], strict=True))
+
     def budget_ratios(self, n: int, depth: int) -> tuple[float, ...]:
         share = self.keep if self.tokens is None else self.tokens / n
-        known = PUBLISHED.get(round(576 * (share or 0), 1))
+        known = next((ratios for b, ratios in PUBLISHED.items() if abs(576 * (share or 0) - b) < 0.5), None)
         return known if known and self.starts(depth) == (3, 17, 22) and depth == 32 else super().budget_ratios(n, depth)
 
     def chosen(self, view: View, k: int) -> Selection:

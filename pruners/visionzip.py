@@ -95,6 +95,9 @@ class VisionZip(BeforeLLM):
     def _rows(self) -> Literal["cls", "received"]:
         return "cls" if self.scores == "cls" else "received"
 
+    def hands_on_made(self, model: ModelInfo) -> bool:
+        return self._on(model).tower == "clip"
+
     def counts(self, n: int) -> tuple[int, int]:
         """Dominant tokens, the class token included if it is kept, and contextual tokens of n."""
         if self.tower == "merged" and self.keep is not None:

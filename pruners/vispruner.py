@@ -13,7 +13,7 @@ from pruners.base import Moment, PrunerError
 from pruners.layout import Scope
 from pruners.selection import Selection
 from pruners.signals import Signal, TowerHidden
-from pruners.tower import TowerScored
+from pruners.tower import TowerScored, check_output
 from pruners.views import ModelInfo, View
 
 STEP = 8
@@ -48,6 +48,10 @@ class VisPruner(TowerScored):
         super().__post_init__()
         if not 0 <= self.important <= 1:
             raise PrunerError(f"important must lie in [0, 1], got {self.important}")
+
+    def check(self, model: ModelInfo) -> None:
+        super().check(model)
+        check_output(model, self.resolved(model).attention.layer)
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         attention = self.resolved(model).attention

@@ -42,13 +42,14 @@ class VScan(TowerScored):
     stages.
 
     Budget: `keep` and `tokens` are means over the layers of the language model: stage 1 keeps T = depth / (K + share *
-    (depth - K)) times as many, K being the layer of stage 2. From T = N on, stage 2 alone meets a `keep`.
+    (depth - K)) times as many, K being the layer of stage 2. From T = N on, stage 2 alone meets them. Inferred: with
+    several crops each has its own budget in both stages.
 
     Attributes:
         shallow: tower layer of the windows' scores; `layer` is the deep one.
         window: side of the windows, in visual tokens; None is 6 where the tower does not merge, else 4.
         drop_at, share: layer of stage 2, and what goes on there; 1 leaves stage 1 alone.
-        first: tokens of stage 1 per token of the budget; `resolved` fills it in.
+        first, depth: tokens of stage 1 per token of the budget, and layers; `resolved` fills them in.
     """
 
     scope: ClassVar[Scope] = "crop"
@@ -58,6 +59,7 @@ class VScan(TowerScored):
     share: float = 1 / 3
     repaired: bool = False
     first: float | None = None
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,6 +83,7 @@ class VScan(TowerScored):
         return replace(
             super().resolved(model), shallow=resolve_layer(self.shallow, model.tower_depth + model.feature_layer + 1),
             window=self.window or (6 if model.unit == 1 else 4), drop_at=start, share=share, first=first,
+            depth=model.depth,
         )  # fmt: skip
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
@@ -120,7 +123,10 @@ class VScan(TowerScored):
         return merged(view.features, order[:t], kept, self.positions)
 
     def at_layer(self, view: View) -> Selection | None:
-        k = max(1, round(len(view) * self.share))
+        n, share, start = len(view), self.share, view.layer or 0
+        if self.tokens is not None and self.depth is not None and self.tokens * (self.first or 1) > n + 0.5:
+            share = min(1.0, max(share, (self.tokens * self.depth / n - start) / (self.depth - start)))  # T = N
+        k = max(1, round(n * share))
         return replace(keep_top(next_attention(view), k), positions=self.positions) if k < len(view) else None
 
 

@@ -53,12 +53,12 @@ def check_file(path: str | Path) -> dict[str, Any]:
         return {**verdict, "reason": f"{type(error).__name__}: {text[0]}"[:300]}
     verdict["keys"] = golden.keys
     verdict["max_error"] = golden.max_error if math.isfinite(golden.max_error) else None
+    unread = sorted(key for key in golden.data if key.startswith("out_") and key not in golden.keys)
+    if unread:
+        golden.wrong.append(f"not compared: {', '.join(unread)}")
     verdict["ok"] = not golden.wrong
     if golden.wrong:
         verdict["reason"] = "; ".join(golden.wrong)
-    unread = sorted(key for key in golden.data if key.startswith("out_") and key not in golden.keys)
-    if unread:
-        golden.notes.append(f"not compared: {', '.join(unread)}")
     if golden.notes:
         verdict["note"] = "; ".join(golden.notes)
     return verdict

@@ -22,21 +22,18 @@ from pruners.trim import TRIM
 from pruners.views import ClipText
 
 
-def part(n: int, ratio: float) -> int:
-    """The whole part of n * ratio; a third of 576, of which a file keeps seven digits, is 192."""
-    return int(n * ratio + 1e-4)
-
-
 def prumerge(golden: Golden) -> None:
     """int(n * ratio) centres, or as many as the scores have outliers."""
-    k = part(len(golden["in_hidden_states"]) - 1, golden.ratio("in_ratio"))
+    k = int((len(golden["in_hidden_states"]) - 1) * golden.ratio("in_ratio"))
     _prumerge(golden, PruMerge(keep=None, tokens=k + 1, adaptive=bool(golden.number("in_adaptive"))), k)
 
 
 def prumerge_plus(golden: Golden) -> None:
     """As many evenly spread centres beside them."""
-    k = part(len(golden["in_hidden_states"]) - 1, golden.ratio("in_ratio"))
-    _prumerge(golden, PruMergePlus(keep=None, tokens=2 * k + 1, adaptive=bool(golden.number("in_adaptive"))), k)
+    ratio, adaptive = golden.ratio("in_ratio"), bool(golden.number("in_adaptive"))
+    k = int((len(golden["in_hidden_states"]) - 1) * ratio)
+    step = None if adaptive else int(1 / ratio)
+    _prumerge(golden, PruMergePlus(keep=None, tokens=2 * k + 1, adaptive=adaptive, step=step), k)
 
 
 def _prumerge(golden: Golden, pruner: PruMerge, k: int) -> None:
@@ -81,7 +78,7 @@ def trim(golden: Golden) -> None:
     weight, bias = golden["in_post_ln_weight"], golden["in_post_ln_bias"]
     patches = layer_norm(hidden, width, weight, bias, golden.ratio("in_ln_eps")) @ golden["in_visual_projection"].T
     share = golden.ratio("in_k")
-    pruner = TRIM(keep=None, tokens=part(len(hidden), max(0.0, share)) + 1, adaptive=share < 0)
+    pruner = TRIM(keep=None, tokens=int(len(hidden) * max(0.0, share)) + 1, adaptive=share < 0)
     signals: dict[Signal, Tensor] = {ClipPatches(-2): patches, TowerHidden(-2): hidden}
     selection, after = asked(pruner, hidden, golden["in_text_embed"][None], signals)
     golden.equal("out_num_tokens", torch.tensor(len(selection)))

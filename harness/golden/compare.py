@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,18 @@ def arrays(path: Path) -> dict[str, Tensor]:
         raise Damaged("no such file")
     with np.load(path, allow_pickle=False) as file:
         found = {key: file[key] for key in file.files}
+    if odd := sorted(key for key, value in found.items() if value.dtype.kind not in "iubf"):
+        raise Damaged(f"{odd[0]} holds no integers or real numbers")
     return {
         key: torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iub" else np.float32))
         for key, value in found.items()
     }
+
+
+def written(value: float) -> float:
+    """The simplest number that float32 rounds to this value: a fraction of small integers, else seven digits."""
+    near = float(Fraction(value).limit_denominator(10_000)) if math.isfinite(value) else value
+    return near if np.float32(near) == np.float32(value) else float(f"{value:.7g}")
 
 
 @dataclass
@@ -54,11 +64,21 @@ class Golden:
 
     def number(self, key: str) -> int:
         """An integer input."""
-        return int(self[key].item())
+        value = self[key].item()
+        if value != int(value):
+            raise Damaged(f"{key} is no whole number: {value}")
+        return int(value)
 
     def ratio(self, key: str) -> float:
-        """A float input with the digits that it was written with: 0.1, where float32 has 0.100000001."""
-        return float(f"{self[key].item():.7g}")
+        """A float input as it was written: 0.1 or 1/3, where float32 has 0.100000001 or 0.333333343."""
+        return written(self[key].item())
+
+    def shaped(self, key: str, *sizes: int | None) -> Tensor:
+        """An input of this shape; None stands for any size. Raises Damaged."""
+        value = self[key]
+        if value.dim() != len(sizes) or any(s not in (None, got) for s, got in zip(sizes, value.shape, strict=True)):
+            raise Damaged(f"{key} has shape {list(value.shape)}, which does not fit the other inputs")
+        return value
 
     def equal(self, key: str, ours: Tensor) -> None:
         """Integers: every entry has to be the same."""

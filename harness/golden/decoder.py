@@ -31,13 +31,21 @@ NAMES = {
 """Keys of the weights file, one entry per layer, and what they are in the stock model."""
 
 
-def llama(weights: dict[str, Tensor], heads: int = 4) -> Any:
+HEADS = 4
+"""Attention heads of the small Llama, where a file does not say."""
+
+
+def llama(weights: dict[str, Tensor], heads: int = HEADS) -> Any:
     """The stock LlamaModel with these weights, under the engine's attention."""
     from transformers import LlamaConfig, LlamaModel  # only now: harness.compat has to come first
 
     lacking = [key for key in (*NAMES, "embed", "norm") if key not in weights]
     if lacking:
         raise Damaged(f"{FILE} lacks {', '.join(lacking)}")
+    if any(not value.isfinite().all() for value in weights.values()):
+        raise Damaged(f"{FILE} holds values that are no numbers")
+    if len({len(weights[key]) for key in NAMES}) > 1:
+        raise Damaged(f"{FILE} has more layers of one kind than of another")
     vocab, hidden = weights["embed"].shape
     net = LlamaModel(
         LlamaConfig(
@@ -83,13 +91,16 @@ def beside(path: Path) -> dict[str, Tensor]:
     raise Damaged(f"{FILE} is not beside the file")
 
 
-def run(golden: Golden, pruner: Pruner, heads: int = 4, doubled: int | None = None) -> None:
+def run(golden: Golden, pruner: Pruner, heads: int | None = None, doubled: int | None = None) -> None:
     """Hidden states after prefill and after each decode step, and what the cache holds.
 
     Args:
         doubled: a layer whose keys and values the official code stores twice, which changes no result.
     """
     rows, start, n = golden["in_embeddings"], golden.number("in_sys"), golden.number("in_image")
+    if start + n + golden.number("in_text") != len(rows):
+        raise Damaged(f"{start} + {n} + {golden.number('in_text')} tokens are not the {len(rows)} of in_embeddings")
+    heads = heads or (golden.number("in_num_heads") if "in_num_heads" in golden.data else HEADS)
     model = Llama(llama(beside(golden.path), heads), rows)
     vocab = len(model.table) - len(rows)
     done = prefill(model, pruner, vocab + torch.arange(len(rows)), start, n)
@@ -115,7 +126,12 @@ def run(golden: Golden, pruner: Pruner, heads: int = 4, doubled: int | None = No
 def weights(golden: Golden) -> None:
     """The weights themselves: complete, and of shapes that fit the stock model."""
     llama(golden.data)
-    golden.notes.append("weights of the end-to-end files; E2E_baseline checks their values")
+    if not (files := sorted(golden.path.parent.glob("E2E_baseline*.npz"))):
+        golden.notes.append("values not verified: no E2E_baseline file beside it")
+    for file in files:
+        unpruned = Golden(file, arrays(file))
+        run(unpruned, NoPruning())
+        golden.wrong += [f"{file.name}: {line}" for line in unpruned.wrong]
 
 
 def baseline(golden: Golden) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.golden import decoder
-from harness.golden.compare import Golden
+from harness.golden.compare import Damaged, Golden, written
 from harness.golden.rules import LLAVA
 from harness.golden.scene import Bare, prefill, prune
 from harness.golden.tower_rules import OnSquare
@@ -45,13 +45,22 @@ def pyramiddrop(golden: Golden) -> None:
     before, after = ((golden.ratio(f"in_ratio_{when}"),) for when in ("before", "after"))
     start, layer = golden.number("in_image_start"), 16
     index, positions, rows = [], [], []
+    batch, places, width = golden["in_hidden"].shape
+    texts = iter(golden.shaped("in_text_tokens_after_image", batch).tolist())
+    golden.shaped("in_rmsnorm_weight", width)
     for hidden, mask, full in zip(
-        golden["in_hidden"], golden["in_attention_mask"], golden["in_image_tokens_full"].tolist(), strict=True
+        golden["in_hidden"],
+        golden.shaped("in_attention_mask", batch, places),
+        golden["in_image_tokens_full"].tolist(),
+        strict=True,
     ):
         length, n = int(mask.sum()), 0
+        text = next(texts)
         pruner = PyramidDrop(drop_at=(layer,), ratios=after)
         if full:
             n = PyramidDrop(drop_at=(layer,), ratios=before).left(full, LLAVA.depth)[layer]
+            if start + n + text != length:
+                raise Damaged(f"{start} + {n} + {text} tokens are not the {length} of the mask")
             share = (pruner.left(full, LLAVA.depth)[layer] + 0.5) / n  # of what is there; the files' is of `full`
             pruner = PyramidDrop(drop_at=(layer,), ratios=(min(1.0, share),))
         segment = prefill(Ranking(golden, hidden[:length]), pruner, torch.arange(length), start if n else 0, n).segment
@@ -70,7 +79,7 @@ def v2drop(golden: Golden) -> None:
     ratio = dict(zip(paper.starts(LLAVA.depth), paper.SCHEDULE[1], strict=True))[layer]
     _, after = prune(
         V2Drop(drop_at=(layer,), ratios=(ratio,)), golden["in_cur_hidden"], start, n, LLAVA,
-        {Hidden(layer - 1): golden["in_prev_hidden"][start : start + n]},
+        {Hidden(layer - 1): golden.shaped("in_prev_hidden", *golden["in_cur_hidden"].shape)[start : start + n]},
     )  # fmt: skip
     golden.equal("out_keep_index", after.index)
     golden.equal("out_position_ids", after.positions[0])
@@ -80,6 +89,9 @@ def dart(golden: Golden) -> None:
     """Keys of all tokens and their normed hidden states in; places of the kept ones in the picture out."""
     hidden, keys, layer = golden["in_normed_hidden"], golden["in_keys"], 2
     start, n, length = golden.number("in_sys_length"), golden.number("in_image_length"), len(hidden)
+    golden.shaped("in_keys", None, length, None)
+    if not 0 <= start <= start + n <= length:
+        raise Damaged(f"visual tokens {start} to {start + n} do not fit a sequence of {length}")
     pruner = DART(
         keep=None, tokens=golden.number("in_max_num_truncation"), layer=layer,
         image_pivots=golden.number("in_pivot_image"), text_pivots=golden.number("in_pivot_text"),
@@ -106,7 +118,7 @@ def vscan(golden: Golden) -> None:
 
 def e2e_pyramiddrop(golden: Golden) -> None:
     """The ratio list begins with that of the layers before the first stage, which is 1."""
-    ratios = tuple(float(f"{ratio:.7g}") for ratio in golden["in_ratio_list"].tolist())[1:]
+    ratios = tuple(map(written, golden["in_ratio_list"].tolist()))[1:]
     decoder.run(golden, PyramidDrop(drop_at=tuple(golden["in_layer_list"].tolist()), ratios=ratios))
 
 

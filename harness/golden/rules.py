@@ -29,7 +29,7 @@ def by_score(kept: Tensor, scores: Tensor) -> Tensor:
 def fastv(golden: Golden) -> None:
     """Attention of the last prompt token in; selection and the sequence after it out."""
     start, n, layer = golden.number("in_sys_length"), golden.number("in_image_length"), 2
-    scores = golden["in_last_query_attention"].mean(0)[start : start + n]
+    scores = golden.shaped("in_last_query_attention", None, len(golden["in_hidden_states"])).mean(0)[start : start + n]
     selection, after = prune(
         FastV(keep=None, tokens=golden.number("in_keep"), layer=layer), golden["in_hidden_states"], start, n, LLAVA,
         {Attention(layer - 1, rows="last", keys="visual", head="mean"): scores},
@@ -91,7 +91,8 @@ def visionzip_qwen(golden: Golden) -> None:
 
 def visionpulse(golden: Golden) -> None:
     """One decode step at the anchor layer: mass, mask, and attention over what is left."""
-    query, key, value = golden["in_query"], golden["in_key"], golden["in_value"]
+    query, key = golden["in_query"], golden["in_key"]
+    value = golden.shaped("in_value", *key.shape)
     start, n = golden.number("in_visual_start"), golden.number("in_visual_length")
     pulse = VisionPulse(
         tau=golden.ratio("in_tau"), low=golden.ratio("in_budget_min"), high=golden.ratio("in_budget_max")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from harness.engine.parts import ignore
 from harness.engine.trace import Request
 from harness.engine.vision import FeatureCache, Vision
 from harness.golden import decoder
-from harness.golden.compare import Golden
+from harness.golden.compare import Damaged, Golden
 from harness.golden.scene import Bare, prefill, taken
 from harness.models.base import PictureInput, Prompt
 from harness.models.llava import Llava
@@ -25,6 +25,7 @@ from pruners.sparsevlm import Rated, SparseVLM
 from pruners.sparsevlm_plus import SparseVLMPlus
 from pruners.views import ModelInfo
 
+T = TypeVar("T", SparseVLM, SparseVLMPlus)
 STAGES = (2, 6, 15)
 """Language-model layers after which tokens are removed."""
 
@@ -61,6 +62,14 @@ def stages(golden: Golden, pruner: Rated, given: dict[int, dict[Signal, Tensor]]
         golden.equal(f"out_stage{stage}_position_ids", positions)
 
 
+def budgeted(method: type[T], golden: Golden, **options: Any) -> T:
+    """The method with the counts of its published budget, whatever the number of tokens, as in the official code."""
+    budget = golden.number("in_budget")
+    if budget not in method.published:
+        raise Damaged(f"in_budget is {budget}; published: {', '.join(map(str, sorted(method.published)))}")
+    return method(keep=None, tokens=budget, counts=method.published[budget], **options)
+
+
 def attention(golden: Golden, stage: int) -> Tensor:
     """[H, T, V] of one stage."""
     return golden[f"in_stage{stage}_text_to_visual_attention"]
@@ -68,7 +77,7 @@ def attention(golden: Golden, stage: int) -> Tensor:
 
 def sparsevlm(golden: Golden) -> None:
     """Embeddings and attention in; raters, and after every stage kept tokens, counts, hidden states and ids out."""
-    stages(golden, SparseVLM(keep=None, tokens=golden.number("in_budget")), {
+    stages(golden, budgeted(SparseVLM, golden), {
         layer: {Attention(layer, rows="text", head="mean", row="none"): attention(golden, stage).mean(0)}
         for stage, layer in enumerate(STAGES)
     })  # fmt: skip
@@ -77,7 +86,7 @@ def sparsevlm(golden: Golden) -> None:
 def sparsevlm_plus(golden: Golden) -> None:
     """The same with the attention of every head."""
     width = golden.number("in_head_dim")
-    stages(golden, SparseVLMPlus(keep=None, tokens=golden.number("in_budget")), {
+    stages(golden, budgeted(SparseVLMPlus, golden), {
         layer: {
             Attention(layer, rows="text", head="none", row="none"): attention(golden, stage),
             Keys(layer): torch.zeros(1, attention(golden, stage).shape[2], width),
@@ -86,11 +95,11 @@ def sparsevlm_plus(golden: Golden) -> None:
     })  # fmt: skip
 
 
-def end_to_end(method: type[SparseVLM | SparseVLMPlus]) -> Callable[[Golden], None]:
+def end_to_end(method: type[T]) -> Callable[[Golden], None]:
     """Prefill and decoding of the small Llama, whose depth is not that of the paper's model."""
 
     def check(golden: Golden) -> None:
-        pruner = method(keep=None, tokens=golden.number("in_budget"), drop_at=tuple(layer + 1 for layer in STAGES))
+        pruner = budgeted(method, golden, drop_at=tuple(layer + 1 for layer in STAGES))
         decoder.run(golden, pruner, heads=golden.number("in_num_heads"))
 
     return check
@@ -122,7 +131,8 @@ class Clip(Llava, Bare):
         )  # fmt: skip
         state = {name: torch.full_like(x, float(".weight" in name)) for name, x in encoder.state_dict().items()}
         for key, name in TOWER.items():
-            state |= {f"layers.{k}.{name}.weight": rows for k, rows in enumerate(golden[f"in_w_{key}"])}
+            weights = golden.shaped(f"in_w_{key}", depth, None, None)
+            state |= {f"layers.{k}.{name}.weight": rows for k, rows in enumerate(weights)}
         encoder.load_state_dict(state)
         self.tower = SimpleNamespace(encoder=encoder.eval())
 

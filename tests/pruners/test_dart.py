@@ -112,3 +112,7 @@ def test_bad_parameters() -> None:
     with pytest.raises(PrunerError, match="layer 0"):
         DART(layer=0).check(INFO)
     assert DART().layers(4) == DART().layers(32) == (2,)
+
+
+def test_a_budget_of_everything_drops_nothing() -> None:
+    assert [DART(keep=1.0).count(n) for n in range(1, 40)] == list(range(1, 40))

@@ -215,7 +215,8 @@ def test_golden_batch(kv_heads: int, tmp_path: Path) -> None:
         "in_attention_mask": padded([np.ones(len(x)) for x in inputs], 0).astype(np.int32),
         "in_q_weight": wq, "in_k_weight": wk, "in_rmsnorm_weight": norm, "in_rmsnorm_eps": eps, "in_rope_base": base,
         "in_num_heads": heads, "in_image_start": start, "in_image_tokens_full": full, "in_ratio_before": before,
-        "in_ratio_after": after, "out_keep_index": padded(index, -1).astype(np.int32),
+        "in_ratio_after": after, "in_text_tokens_after_image": [5, 9, 11],
+        "out_keep_index": padded(index, -1).astype(np.int32),
         "out_position_ids": padded([np.arange(len(i)) for i in index], 0).astype(np.int32),
         "out_hidden": padded(rows, 0).astype(np.float32),
     }  # fmt: skip

@@ -15,16 +15,20 @@ from pruners import (
     Blind,
     DivPrune,
     Downsample,
+    FasterVLM,
     FastV,
     ModelInfo,
     NoPruning,
     Pipeline,
+    PruMerge,
     Pruner,
     PrunerError,
     Random,
     SparseVLM,
+    V2Drop,
     VisionPulse,
     VisionZip,
+    VisPruner,
     VScan,
 )
 from pruners.views import StepView
@@ -177,3 +181,39 @@ def test_an_empty_choice_is_kept() -> None:
     seen = replace(seen, state={"anchor": torch.zeros(2, N), "left": zero, "sum": zero, "count": zero})
     decision = DSTP(base=FastV()).at_step(seen)
     assert decision.triggers is not None and not decision.triggers.any()
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "model"),
+    [
+        (VisionZip(), FasterVLM(), LLAVA),
+        (PruMerge(), VisPruner(), LLAVA),
+        (SparseVLM(), V2Drop(), LLAVA),
+        (SparseVLM(), FastV(layer=3), LLAVA),
+    ],
+    ids=lambda x: getattr(x, "name", type(x).__name__),
+)
+def test_pipelines_refuse_signals_that_made_tokens_lack(early: Pruner, late: Pruner, model: ModelInfo) -> None:
+    with pytest.raises(PrunerError, match=r"makes tokens that .* does not have"):
+        Pipeline(methods=(early, late)).check(model)
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "model"),
+    [
+        (VisionZip(), FastV(), LLAVA),
+        (VisionZip(), FasterVLM(), QWEN),
+        (FasterVLM(), VisionZip(), LLAVA),
+        (SparseVLM(), FastV(layer=20), LLAVA),
+    ],
+    ids=lambda x: getattr(x, "name", type(x).__name__),
+)
+def test_pipelines_whose_signals_come_later_act(early: Pruner, late: Pruner, model: ModelInfo) -> None:
+    Pipeline(methods=(early, late)).check(model)
+
+
+@pytest.mark.parametrize("pruner", [VisPruner(layer=-1), PruMerge(features=-1)], ids=lambda p: type(p).__name__)
+def test_layers_that_never_run_are_refused(pruner: Pruner) -> None:
+    with pytest.raises(PrunerError, match="stops behind layer 22"):
+        pruner.check(LLAVA)
+    FasterVLM(layer=-1).check(LLAVA)  # attention there depends on what enters it alone

@@ -38,14 +38,13 @@ def test_equals_brute_force(start: int, n: int, after: int, seed: int, axes: int
     pruner = V2Drop(drop_at=tuple(layers), ratios=tuple(ratios))
     segment = prefill(Changing(info, hidden), pruner, torch.arange(len(hidden)), start, n).segment
 
-    rows, now, share = dict(enumerate(hidden.tolist())), n, 1.0
+    rows, now = dict(enumerate(hidden.tolist())), n
     old = rows
     for layer in range(5):
         if layer in layers:
-            share *= ratios[layers.index(layer)]
             visual = [i for i in rows if start <= i < start + n]
             variation = {i: math.dist(rows[i], old[i]) for i in visual}
-            now = min(now, max(1, math.floor(share * n + 1e-9)))
+            now = max(1, math.floor(ratios[layers.index(layer)] * now + 1e-9))
             best = sorted(visual, key=lambda i: (-variation[i], i))[:now]
             rows = {i: row for i, row in rows.items() if i not in visual or i in best}
         old = rows
@@ -67,3 +66,9 @@ def test_ties_and_precision() -> None:
         for before, now in (rows, rows.float(), rows.double())
     ]
     assert kept[0] == kept[1] == kept[2] and len(kept[0]) == 20
+
+
+def test_counts_are_rounded_stage_by_stage() -> None:
+    assert V2Drop(ratios=(0.5, 0.3, 0.0)).left(27, 32) == {3: 13, 17: 3, 22: 1}
+    near = V2Drop(keep=0.333).left(576, 32)
+    assert near == V2Drop(keep=1 / 3).left(576, 32) == {3: 288, 17: 86, 22: 1}  # the paper's schedule for 192

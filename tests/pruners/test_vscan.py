@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from harness.engine import Decoding, Engine
 from harness.engine.segment import Segment
 from harness.golden.scene import prefill, prune
+from harness.models import Model
 from pruners import ModelInfo, Pruner, PrunerError, Selection, View, VisualLayout, VScan
 from pruners.signals import Signal, TowerAttention
+from tests.conftest import prompts
 from tests.pruners.test_pyramiddrop import Attending, attention
 
 CLIP = ModelInfo(name="clip", depth=4, tower_depth=24, has_cls=True, feature_layer=-2)
@@ -176,3 +179,12 @@ def test_what_a_tower_cannot_do() -> None:
     for late in (VScan(drop_at=9), VScan(shallow=23), VScan(layer=30)):
         with pytest.raises(PrunerError):
             late.check(CLIP)
+
+
+@pytest.mark.parametrize("tokens", [48, 56, 10_000])
+def test_many_tokens_are_met_by_stage_2(trained: Model, tokens: int) -> None:
+    """Where stage 1 has to keep everything, stage 2 drops less: the mean over the layers is the budget."""
+    request = next(r for r in prompts(8) if len(r.content) == 2)
+    (trace,) = Engine(trained).run([request], VScan(keep=None, tokens=tokens), Decoding(max_new_tokens=1))
+    n, left = trace.visual_tokens, trace.visual_per_layer
+    assert left[0] == n < 64 and sum(left) / len(left) == min(tokens, n)
