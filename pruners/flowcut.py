@@ -44,7 +44,8 @@ class FlowCut(BeforeLLM):
         last: tower layer after which the target is reached, from 0; the default depends on the model.
         llm: None, or the language-model layer at whose entrance `FlowCutLLM` brings each picture to the budget. The
             tower then leaves more: half of a picture's budget in each of its crops (official code for LLaVA-NeXT),
-            twice the budget if it has one crop only (for Qwen2-VL). The official code acts on layer 1's attention.
+            twice the budget if it has one crop only (for Qwen2-VL). The official code acts on layer 1's attention, and
+            has this stage wherever it does not run LLaVA-1.5.
         repaired: see `FlowCutLLM`.
     """
 

@@ -36,8 +36,8 @@ class PruMerge(Merging):
     they stay, the token behind the centres shares those of the last one.
 
     Attributes:
-        adaptive: the scores decide how many centres there are, and the budget is not used; this reads numbers from
-            the device.
+        adaptive: the scores decide how many centres there are, and the budget is not used: crop by crop, where
+            the official code has one share for the batch. This reads numbers from the device.
         neighbours: tokens merged into a centre.
     """
 

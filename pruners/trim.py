@@ -33,8 +33,8 @@ class TRIM(ClipGuided):
     segments. Position ids: see `BeforeLLM`; where they stay, the mean shares those of the last kept token.
 
     Attributes:
-        adaptive: the scores decide how many tokens are kept, and the budget is not used; this reads one number from
-            the device.
+        adaptive: the scores decide how many tokens are kept, and the budget is not used: crop by crop, where the
+            official code has one share for the batch. This reads numbers from the device.
     """
 
     scope: ClassVar[Scope] = "crop"
