@@ -38,8 +38,8 @@ class DeSAP(Merging):
     of A, S, q, v of length one; S without the start token, which is the same for every question; features that are
     merged and compared are those that LLaVA projects; scores are compared within a crop; odd budgets round to even;
     questions of more than 77 tokens are read in segments, q their mean, where the paper drops words by an importance
-    that it does not state. Coarse similarity (`fine_grained=False`) is alpha. The products alpha and beta, 2 e FLOPs a token, are not
-    charged. Position ids: see `BeforeLLM`.
+    that it does not state. Coarse similarity (`fine_grained=False`) is alpha. The products alpha and beta, 2 e FLOPs a
+    token, are not charged. Position ids: see `BeforeLLM`.
 
     Only the task score needs CLIP's text tower: with task_share=0 every model will do; a tower that merges merges
     embeddings then (inferred).

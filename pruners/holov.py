@@ -29,9 +29,9 @@ class HoloV(TowerScored):
     so that every score grows by the same factor and nothing changes (it is not computed here); tokens go on strip by
     strip, in descending order of attention; a strip that is given as much as it holds, or more, keeps all of it in its
     old order, and the surplus becomes zero rows at the end, which have the position ids of the picture's last token;
-    the number of strips is that of its port to Qwen2.5-VL (LLaVA's has 16 at 64 tokens). That port gives scores to other
-    tokens than theirs, as it forgets the order of windows; not so here. Inferred: InternVL as LLaVA. Position ids: see
-    `BeforeLLM`.
+    the number of strips is that of its port to Qwen2.5-VL (LLaVA's has 16 at 64 tokens). That port gives scores to
+    other tokens than theirs, as it forgets the order of windows; not so here. Inferred: InternVL as LLaVA. Position
+    ids: see `BeforeLLM`.
 
     Attributes:
         strips: P; the default max(1, floor(1024 / 576 * n / k)) is 16, 8 and 5 at 64, 128 and 192 of 576 tokens.
