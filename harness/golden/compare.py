@@ -34,9 +34,11 @@ def arrays(path: Path) -> dict[str, Tensor]:
 
 
 def written(value: float) -> float:
-    """The simplest number that float32 rounds to this value: a fraction of small integers, else seven digits."""
-    near = float(Fraction(value).limit_denominator(10_000)) if math.isfinite(value) else value
-    return near if np.float32(near) == np.float32(value) else float(f"{value:.7g}")
+    """The number that float32 rounds to this value: of six digits, a fraction of small integers, or seven digits."""
+    digits = float(f"{value:.6g}")
+    fraction = float(Fraction(value).limit_denominator(1_000)) if math.isfinite(value) else value
+    found = (x for x in (digits, fraction) if np.float32(x) == np.float32(value))
+    return next(found, float(f"{value:.7g}"))
 
 
 @dataclass
