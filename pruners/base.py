@@ -11,7 +11,7 @@ from torch import Tensor
 from pruners.layout import Scope
 from pruners.selection import Selection
 from pruners.signals import Signal
-from pruners.views import CacheEdit, CacheView, ModelInfo, Recall, Sample, State, StepView, View, Visible
+from pruners.views import CacheEdit, CacheView, Entries, ModelInfo, Recall, Sample, State, StepView, View, Visible
 
 Moment = Literal["picture", "encoder", "embed", "layer", "cache", "step"]
 MOMENTS: tuple[Moment, ...] = ("picture", "encoder", "embed", "layer", "cache", "step")
@@ -29,12 +29,18 @@ class Pruner:
         scope: which tokens a moment sees at a time.
         may_repeat, may_pad: the rule can keep a token twice, or emit rows that are zero.
         makes: tokens of its own enter the language model after the first layer.
+        newlines: what becomes of NEWLINE tokens at the embed moment, where the tower knows nothing of them: they leave
+            with the first selection ("drop") or stay ("keep"), and views do not show them; or views do ("see"). Inside
+            the language model they are visual tokens as any other.
+        inside: `at_encoder` acts between attention and MLP of a tower layer, not behind it.
     """
 
     scope: ClassVar[Scope] = "picture"
     may_repeat: ClassVar[bool] = False
     may_pad: ClassVar[bool] = False
     makes: ClassVar[bool] = False
+    newlines: ClassVar[Literal["drop", "keep", "see"]] = "drop"
+    inside: ClassVar[bool] = False
 
     def resolved(self, model: ModelInfo) -> Pruner:
         """The same method with everything that depends on the model made explicit; equal results, equal methods."""
@@ -61,7 +67,7 @@ class Pruner:
         return ()
 
     def tower_layers(self, depth: int) -> tuple[int, ...]:
-        """Tower layers after which `at_encoder` is called, in ascending order."""
+        """Tower layers in which `at_encoder` is called, in ascending order."""
         return ()
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
@@ -119,8 +125,15 @@ class Pruner:
         """Choose, at every decode step and for all slots, which cached visual keys stay visible."""
         return None
 
-    def bias(self, layer: int, q_pos: Tensor, k_pos: Tensor, k_size: Tensor) -> Tensor | None:
-        """Added to attention logits: [q, k] from position ids [A, q], [A, k], sizes [k]. None keeps the fast path."""
+    def bias(self, layer: int, positions: Tensor, keys: Entries) -> Tensor | None:
+        """Added to attention logits of a language-model layer: [q, k], for queries at `positions` [A, q].
+
+        None keeps the path without a mask.
+        """
+        return None
+
+    def tower_bias(self, layer: int, size: Tensor) -> Tensor | None:
+        """Added to attention logits of a tower layer: [p], for keys that stand for `size` [p] patches each."""
         return None
 
 

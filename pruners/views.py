@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -27,6 +27,8 @@ class ModelInfo:
         has_text_tower: the tower is CLIP's, and the text tower that was trained with it is at hand.
         feature_layer: tower layer whose output is projected, counted from the end (-2 for LLaVA's CLIP).
         native: visual tokens follow the picture's size; else the tower sees squares of one size.
+        rope: [A][d / 2] angle by which the language model's RoPE turns each pair of channels per step on each axis (0
+            where an axis does not turn it); empty if it is scaled in ways that depend on more than the distance.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ModelInfo:
     tower_head_dim: int = 64
     tower_heads: int = 16
     native: bool = False
+    rope: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class View:
         index: [n] places of the tokens in the current sequence.
         hidden: [l, D] the current sequence: everything that enters `layer`, text included.
         positions: [A, l] its position ids on the model's RoPE axes.
+        size: [n] how many of the original tokens each token stands for.
         state: what `start` returned, shared by the groups and moments of this sample.
         qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`.
         project: the model's projector, [m, unit * Dt] -> [m, D], for methods that merge before it.
@@ -126,6 +130,7 @@ class View:
     index: Tensor
     hidden: Tensor
     positions: Tensor
+    size: Tensor
     state: State
     record: Callable[[Signal, Tensor], Tensor] = field(repr=False)
     qk: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
@@ -159,6 +164,7 @@ class CacheView:
         keys, values: [Hkv, l, d].
         column: [l] column of each visual entry (see `View`), -2 for text.
         index: [l] sequence index of each entry in the original prompt.
+        charge: counts FLOPs of the rule, beside `Pruner.flops`.
     """
 
     sample: Sample
@@ -169,19 +175,38 @@ class CacheView:
     index: Tensor
     state: State
     record: Callable[[Signal, Tensor | None], Tensor] = field(repr=False)
+    charge: Callable[[int], None] = field(default=lambda _: None, repr=False)
 
     def __getitem__(self, signal: Signal) -> Tensor:
-        """A declared signal over all entries of this layer."""
+        """A declared signal over all entries of its layer, which may be another one than `layer`."""
         return self.record(signal, None)
 
 
 @dataclass(frozen=True)
 class CacheEdit:
-    """What replaces a layer's cache: entries `source` [Hkv, K] per head, with new contents where some were merged."""
+    """What replaces a layer's cache: entries `source` [Hkv, K] per head, with new contents where some were merged.
+
+    next_position: position id of the first generated token in this layer, where the method changes it.
+    """
 
     source: Tensor
     keys: Tensor | None = None
     values: Tensor | None = None
+    next_position: int | None = None
+
+
+class Entries(NamedTuple):
+    """Keys that queries of one layer look at, as far as `Pruner.bias` may know them.
+
+    Attributes:
+        positions: [A, k] position ids.
+        size: [k] original tokens that each stands for.
+        visual: [k] whether it is a visual token.
+    """
+
+    positions: Tensor
+    size: Tensor
+    visual: Tensor
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from harness.engine.segment import TEXT
 from harness.models.attention import grouped, sdpa
 from harness.models.base import Model
 from pruners.base import Pruner, PrunerError
-from pruners.views import State, StepView, Visible
+from pruners.views import Entries, State, StepView, Visible
 
 
 class Extra(NamedTuple):
@@ -229,8 +229,11 @@ class Decode:
             return None
         rows = []
         for slot in range(self.cache.rows):
-            own = entries.positions[slot, :, :longest]
-            now = self.cache.position[layer, slot].expand(own.shape[0], 1)
-            terms = [s.bias(layer, now, own, entries.size[slot, :longest]) for s in self.biased]
-            rows.append(sum((t for t in terms if t is not None), start=torch.zeros(1, longest, device=own.device)))
+            own = Entries(
+                entries.positions[slot, :, :longest], entries.size[slot, :longest],
+                entries.column[slot, 0, :longest] != TEXT,
+            )  # fmt: skip
+            now = self.cache.position[layer, slot].expand(len(own.positions), 1)
+            terms = [t for s in self.biased if (t := s.bias(layer, now, own)) is not None]
+            rows.append(sum(terms, start=torch.zeros(1, longest, device=now.device)))
         return torch.stack(rows)[:, None]

@@ -20,7 +20,7 @@ from harness.models.base import Features, Model, Prompt
 from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal
-from pruners.views import CacheEdit, CacheView, ClipText, State, View
+from pruners.views import CacheEdit, CacheView, ClipText, Entries, State, View
 
 
 @dataclass
@@ -223,7 +223,8 @@ class Prefill:
         return View(
             sample=segment.sample, layer=layer, picture=pictures.pop() if len(pictures) == 1 else None,
             column=segment.column[group],
-            index=segment.visual[group], hidden=segment.hidden, positions=segment.positions, state=segment.states[i],
+            index=segment.visual[group], hidden=segment.hidden, positions=segment.positions,
+            size=segment.size[segment.visual[group]], state=segment.states[i],
             record=lambda signal, places: records[i].read(signal, segment, places), qk=qk, final_norm=self.model.norm,
             project=project, charge=charge,
         )  # fmt: skip
@@ -261,7 +262,10 @@ class Prefill:
 
     def _bias(self, layer: int, segment: Segment, q: Tensor) -> Tensor | None:
         """Causal mask plus what the methods add to attention logits; None keeps the mask-free path."""
-        extra = [stage.bias(layer, segment.positions, segment.positions, segment.size) for stage in self.biased]
+        if not self.biased:
+            return None
+        own = Entries(segment.positions, segment.size, segment.columns() != TEXT)
+        extra = [stage.bias(layer, segment.positions, own) for stage in self.biased]
         terms = [term for term in extra if term is not None]
         if not terms:
             return None
@@ -286,8 +290,11 @@ class Prefill:
         def read(signal: Signal, places: Tensor | None) -> Any:
             return record.read(signal, segment, places)
 
+        def charge(flops: int) -> None:
+            segment.overhead += flops
+
         return CacheView(
-            segment.sample, layer, cache.keys, cache.values, cache.column, cache.index, segment.states[i], read
+            segment.sample, layer, cache.keys, cache.values, cache.column, cache.index, segment.states[i], read, charge
         )
 
 
@@ -304,5 +311,6 @@ def edited(cache: LayerCache, edit: CacheEdit) -> LayerCache:
         keys=cache.keys.gather(1, wide) if edit.keys is None else edit.keys,
         values=cache.values.gather(1, wide) if edit.values is None else edit.values,
         column=column, index=cache.index[source[0]], size=cache.size[source[0]],
-        positions=cache.positions[:, source[0]], next_position=cache.next_position, visual=visual,
+        positions=cache.positions[:, source[0]],
+        next_position=cache.next_position if edit.next_position is None else edit.next_position, visual=visual,
     )  # fmt: skip

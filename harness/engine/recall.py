@@ -11,11 +11,11 @@ from torch import Tensor
 from harness.accounting.flops import token_flops
 from harness.engine.cache import SlotCache
 from harness.engine.parts import Part
-from harness.engine.segment import Held
+from harness.engine.segment import TEXT, Held
 from harness.models.attention import grouped
 from harness.models.base import Model
 from pruners.base import Pruner
-from pruners.views import Recall
+from pruners.views import Entries, Recall
 
 BLOCK = 256
 """Query rows per block: no [H, n, n] tensor exists."""
@@ -193,8 +193,8 @@ class Recaller:
             mask = torch.zeros(len(rows), len(prompt), device=q.device)
             mask = mask.masked_fill(entries.index[slot, prompt] > index[rows, None], -torch.inf)
             for stage in self.biased:
-                held, sizes = entries.positions[slot][:, prompt], entries.size[slot, prompt]
-                extra = stage.bias(layer, positions[:, rows], held, sizes)
+                held, visual = entries.positions[slot][:, prompt], entries.column[slot, 0, prompt] != TEXT
+                extra = stage.bias(layer, positions[:, rows], Entries(held, entries.size[slot, prompt], visual))
                 mask = mask if extra is None else mask + extra
             logits = grouped(q, len(keys))[0].float() @ keys.float().transpose(1, 2) * q.shape[-1] ** -0.5
             weights = (logits.reshape(q.shape[1], len(rows), -1) + mask).softmax(-1).to(q.dtype)

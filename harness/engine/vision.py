@@ -102,7 +102,8 @@ class Vision:
             view = View(
                 sample=sample, layer=layer, picture=number, column=token + start,
                 index=torch.arange(len(token), device=units.device),
-                hidden=units, positions=units.new_zeros(0, len(token)), state=states[id(stage)], record=record,
+                hidden=units, positions=units.new_zeros(0, len(token)), size=units.new_ones(len(token)),
+                state=states[id(stage)], record=record,
                 qk=_absent, final_norm=self.model.norm, project=self.model.project,
                 charge=charge,
             )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from harness.accounting.dims import Dims
 from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt, Shrink
 from harness.models.decoder import Decoder, check_placeholders, conversation
-from harness.models.sizes import text_dims
+from harness.models.sizes import rope_parameters, rope_turns, text_dims
 from harness.models.tower import hidden_signal, joint_signal
 from pruners.layout import VisualLayout
 from pruners.signals import Signal, TowerHidden
@@ -186,18 +187,18 @@ class Qwen3VL(Decoder):
         return angle.cos(), angle.sin()
 
     def turn(self, angle: Tensor) -> Tensor:
-        mixed = angle[0].clone()
-        section = rope_parameters(self.config.text_config)["mrope_section"]
-        for axis in (1, 2):  # frequencies t h w t h w ..., as far as each axis reaches; the rest stays with t
-            where = slice(axis, 3 * section[axis], 3)
-            mixed[..., where] = angle[axis][..., where]
-        return mixed
+        return angle.gather(0, self.rope_axis.expand(1, *angle.shape[1:]))[0]
+
+    @cached_property
+    def rope_axis(self) -> Tensor:
+        """[d / 2] the axis that turns each pair of channels."""
+        return torch.tensor(rope_axes(self.config.text_config), device=self.device)
 
 
-def rope_parameters(text_config: Any) -> dict[str, Any]:
-    """RoPE settings, whatever their name in this transformers version."""
-    found: dict[str, Any] = getattr(text_config, "rope_parameters", None) or text_config.rope_scaling
-    return found
+def rope_axes(text: Any) -> list[int]:
+    """The axis that turns each pair of channels: t h w t h w ..., as far as each axis reaches; the rest is t."""
+    section, pairs = rope_parameters(text)["mrope_section"], text_dims(text)["head_dim"] // 2
+    return [i % 3 if i % 3 and i < 3 * section[i % 3] else 0 for i in range(pairs)]
 
 
 def info(config: Any, name: str) -> ModelInfo:
@@ -206,7 +207,7 @@ def info(config: Any, name: str) -> ModelInfo:
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.depth,
         unit=config.vision_config.spatial_merge_size**2, axes=3, native=True,
         tower_head_dim=config.vision_config.hidden_size // config.vision_config.num_heads,
-        tower_heads=config.vision_config.num_heads,
+        tower_heads=config.vision_config.num_heads, rope=rope_turns(config.text_config, rope_axes(config.text_config)),
     )  # fmt: skip
 
 
@@ -218,6 +219,6 @@ def dims(config: Any, value_bytes: int) -> Dims:
         **text_dims(config.text_config), tower_depth=vision.depth, tower_cls=0, tower_hidden=vision.hidden_size,
         tower_mlp=vision.intermediate_size, unit=unit,
         patch_inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
-        merger_hidden=vision.hidden_size * unit, deepstack=tuple(vision.deepstack_visual_indexes),
+        merger_hidden=vision.hidden_size * unit, deepstack=tuple(getattr(vision, "deepstack_visual_indexes", ())),
         value_bytes=value_bytes,
     )  # fmt: skip

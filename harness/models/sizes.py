@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.accounting.dims import Dims
@@ -16,6 +17,25 @@ def text_dims(text: Any) -> dict[str, int]:
         "kv_heads": text.num_key_value_heads, "mlp": text.intermediate_size, "vocab": text.vocab_size,
         "head_dim": getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
     }  # fmt: skip
+
+
+def rope_parameters(text: Any) -> dict[str, Any]:
+    """RoPE settings of a language model, whatever their name in this transformers version."""
+    given = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return {"rope_theta": getattr(text, "rope_theta", None), **given}
+
+
+def rope_turns(text: Any, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], ...]:
+    """`ModelInfo.rope`, given the axis of every pair of channels (none: there is but one axis)."""
+    rope, d = rope_parameters(text), text_dims(text)["head_dim"]
+    if rope.get("rope_type", "default") != "default" or rope["rope_theta"] is None:
+        return ()
+    turns = [rope["rope_theta"] ** (-2 * i / d) for i in range(d // 2)]
+    of = axes or [0] * len(turns)
+    return tuple(
+        tuple(turn if axis == mine else 0.0 for turn, mine in zip(turns, of, strict=True))
+        for axis in range(max(of) + 1)
+    )
 
 
 def feature_layer(config: Any) -> int:
@@ -35,7 +55,7 @@ def crop_info(config: Any, name: str, unit: int) -> ModelInfo:
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.num_hidden_layers,
         unit=unit, has_cls=True, feature_layer=feature_layer(config),
         tower_head_dim=config.vision_config.hidden_size // config.vision_config.num_attention_heads,
-        tower_heads=config.vision_config.num_attention_heads,
+        tower_heads=config.vision_config.num_attention_heads, rope=rope_turns(config.text_config),
     )  # fmt: skip
 
 

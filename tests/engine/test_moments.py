@@ -16,7 +16,7 @@ from harness.engine import Decoding, Engine, Request
 from harness.models import Model
 from pruners import FastV, Pruner, PrunerError, Replay, Selection, View, Weights
 from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues, Values
-from pruners.views import CacheEdit, CacheView, ModelInfo, State, StepView, Visible
+from pruners.views import CacheEdit, CacheView, Entries, ModelInfo, State, StepView, Visible
 from tests.conftest import prompts
 from tests.engine.methods import METHODS
 from tests.engine.test_reference import engine_logits
@@ -65,9 +65,9 @@ class Repel(Pruner):
 
     amount: float = 0.0
 
-    def bias(self, layer: int, q_pos: Tensor, k_pos: Tensor, k_size: Tensor) -> Tensor:
-        far = (q_pos[0][:, None] - k_pos[0][None]).float()
-        return -self.amount * far + 0 * k_size.log()
+    def bias(self, layer: int, positions: Tensor, keys: Entries) -> Tensor:
+        far = (positions[0][:, None] - keys.positions[0][None]).float()
+        return -self.amount * far + 0 * keys.size.log()
 
 
 @dataclass(frozen=True, kw_only=True)

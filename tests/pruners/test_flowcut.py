@@ -50,7 +50,8 @@ def view(layer: int, token: Tensor, n: int, tower: Tower, state: dict[str, Tenso
     )  # fmt: skip
     return View(
         sample=sample, layer=layer, picture=0, column=token, index=torch.arange(len(token)), hidden=hidden,
-        positions=torch.zeros(0, len(token)), state=state, record=lambda signal, at: tower.read(signal, token[at]),
+        positions=torch.zeros(0, len(token)), size=torch.ones(len(token)), state=state,
+        record=lambda signal, at: tower.read(signal, token[at]),
         qk=lambda _: (hidden, hidden), final_norm=lambda x: x, project=lambda x: x, charge=spent.append,
     )  # fmt: skip
 

@@ -50,7 +50,8 @@ def view(rows: int, columns: int, scores: Tensor | None = None, needed: tuple[Bo
     )  # fmt: skip
     return View(
         sample=sample, layer=2, picture=0, column=torch.arange(n), index=torch.arange(n), hidden=hidden,
-        positions=torch.zeros(3, n), state={}, record=lambda signal, index: scores, qk=lambda k: (hidden, hidden),
+        positions=torch.zeros(3, n), size=torch.ones(n), state={},
+        record=lambda signal, index: scores, qk=lambda k: (hidden, hidden),
         final_norm=lambda x: x, project=lambda x: x,
     )  # fmt: skip
 

@@ -74,7 +74,8 @@ class Scene:
         for moment, layer in stages(pruner, model):
             view = View(
                 sample=sample, layer=layer, picture=0, column=token, index=token + SYSTEM, hidden=hidden,
-                positions=torch.arange(len(hidden)).expand(model.axes, -1), state=state, record=self.signal,
+                positions=torch.arange(len(hidden)).expand(model.axes, -1), size=torch.ones(len(token)), state=state,
+                record=self.signal,
                 qk=lambda k: tuple(self.numbers((k, x), HEADS, len(hidden), 8)[self.heads] for x in "qk"),  # type: ignore[arg-type, return-value]
                 final_norm=lambda x: x, project=lambda units: units.float() @ torch.ones(units.shape[1], WIDTH),
             )  # fmt: skip
