@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import InternVLConfig, LlavaConfig, PreTrainedConfig, Qwen3VLConfig
+from transformers import InternVLConfig, LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from harness.engine import Request
 from harness.models import Model
@@ -18,11 +18,12 @@ from harness.models.base import PictureInput, Prompt
 from harness.models.internvl import InternVL
 from harness.models.llava import Llava
 from harness.models.loading import FAMILIES
+from harness.models.qwen2_5_vl import Qwen25VL
 from harness.models.qwen3_vl import Qwen3VL
 
 IMAGE = 5
 Grid = tuple[int, int]
-"""A picture: patches per column and row (Qwen3-VL), tiles per column and row (InternVL), anything (LLaVA: one crop)."""
+"""A picture: patches per column and row (Qwen), tiles per column and row (InternVL), anything (LLaVA: one crop)."""
 
 
 def config(text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Qwen3VLConfig:
@@ -42,6 +43,21 @@ def config(text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Qw
     )  # fmt: skip
 
 
+def qwen2_5(text: Mapping[str, Any], vision: Mapping[str, Any], window: int, full: list[int]) -> Qwen2_5_VLConfig:
+    """The same for a tower whose layers, but for `full`, attend in windows of so many pixels."""
+    wide = text["head_dim"] * 3 // 16  # frequencies of rows, and of columns
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    rope["mrope_section"] = [text["head_dim"] // 2 - 2 * wide, wide, wide]
+    return Qwen2_5_VLConfig(
+        image_token_id=IMAGE, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+        text_config={**headless(text), "rope_parameters": rope, **LONG, **NO_IDS},
+        vision_config={
+            **vision, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": text["hidden_size"],
+            "window_size": window, "fullatt_block_indexes": full,
+        },
+    )  # fmt: skip
+
+
 def internvl(
     text: Mapping[str, Any], tower: Mapping[str, Any], tied: bool, kind: str = "qwen3", **options: Any
 ) -> InternVLConfig:
@@ -54,15 +70,19 @@ def internvl(
 
 def llava(text: Mapping[str, Any], tower: Mapping[str, Any]) -> LlavaConfig:
     """The same for one square crop, without a head size of its own, as published."""
-    sizes = {name: value for name, value in text.items() if name != "head_dim"}
     return LlavaConfig(
         image_token_index=IMAGE, vision_config={"model_type": "clip_vision_model", **tower},
-        text_config={"model_type": "llama", **sizes, **LONG, **NO_IDS},
+        text_config={"model_type": "llama", **headless(text), **LONG, **NO_IDS},
     )  # fmt: skip
 
 
 NO_IDS = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
 LONG = {"max_position_embeddings": 8192}
+
+
+def headless(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of a text model whose configuration leaves its head size to be worked out."""
+    return {name: value for name, value in text.items() if name != "head_dim"}
 
 
 def text_sizes(
@@ -83,6 +103,10 @@ def vision_sizes(
     }  # fmt: skip
 
 
+def qwen2_5_vision(depth: int, hidden: int, heads: int, mlp: int, patch: int) -> dict[str, int]:
+    return {"depth": depth, "hidden_size": hidden, "num_heads": heads, "intermediate_size": mlp, "patch_size": patch}
+
+
 def tower_sizes(depth: int, hidden: int, heads: int, mlp: int, patch: int, image: int) -> dict[str, int]:
     return {
         "num_hidden_layers": depth, "hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": mlp,
@@ -94,6 +118,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "shipped": config(text_sizes(96, 4, 4, 2, 32, 256, 192), vision_sizes(2, 64, 4, 128, 8, 256, [0]), tied=True),
     "untied": config(  # three queries share a key, DeepStack twice
         text_sizes(80, 5, 6, 2, 16, 112, 130), vision_sizes(4, 48, 3, 72, 4, 25, [0, 2]), tied=False
+    ),
+    "qwen2_5": qwen2_5(  # windows of 2 x 2 visual tokens in layers 0 and 2
+        text_sizes(96, 5, 6, 2, 16, 112, 130), qwen2_5_vision(4, 48, 3, 72, 4), window=16, full=[1, 3]
     ),
     "internvl": internvl(  # 8 x 8 patches, so 4 x 4 visual tokens per tile
         text_sizes(80, 5, 6, 2, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 32), tied=False
@@ -111,6 +138,9 @@ BY_FAMILY = {"qwen3_vl": "untied", "internvl": "internvl", "llava": "llava"}
 QWEN3_VL_4B = config(
     text_sizes(2560, 36, 32, 8, 128, 9728, 151936), vision_sizes(24, 1024, 16, 4096, 16, 2304, [5, 11, 17]), tied=True
 )
+QWEN2_5_VL_7B = qwen2_5(
+    text_sizes(3584, 28, 28, 4, 128, 18944, 152064), qwen2_5_vision(32, 1280, 16, 3420, 14), 112, [7, 15, 23, 31]
+)
 INTERNVL3_5_8B = internvl(
     text_sizes(4096, 36, 32, 8, 128, 12288, 151936), tower_sizes(24, 1024, 16, 4096, 14, 448), tied=False
 )
@@ -127,7 +157,7 @@ class Words:
         return {}
 
 
-ADAPTERS: dict[str, type[Model]] = {"qwen3_vl": Qwen3VL, "internvl": InternVL, "llava": Llava}
+ADAPTERS: dict[str, type[Model]] = {"qwen3_vl": Qwen3VL, "qwen2_5_vl": Qwen25VL, "internvl": InternVL, "llava": Llava}
 
 
 class Prompted(Model):

@@ -1,0 +1,38 @@
+"""Qwen2.5-VL: tower with window attention and 2 x 2 merging, language model with M-RoPE in contiguous sections."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.models import qwen3_vl
+from harness.models.qwen3_vl import Qwen3VL
+from harness.models.sizes import rope_parameters, rope_turns
+from pruners.views import ModelInfo
+
+
+class Qwen25VL(Qwen3VL):
+    """Adapter over the stock `Qwen2_5_VLForConditionalGeneration`; options as for `Qwen3VL`."""
+
+    def __init__(self, net: Any, tokenizer: Any, image_processor: Any, name: str, **limits: int | None) -> None:
+        super().__init__(net, tokenizer, image_processor, name, **limits)
+        self.info = info(self.config, name)
+
+    @cached_property
+    def rope_axis(self) -> Tensor:
+        return torch.tensor(rope_axes(self.config.text_config), device=self.device)
+
+
+def rope_axes(text: Any) -> list[int]:
+    """The axis that turns each pair of channels: one after the other."""
+    return [axis for axis, pairs in enumerate(rope_parameters(text)["mrope_section"]) for _ in range(pairs)]
+
+
+def info(config: Any, name: str) -> ModelInfo:
+    """What methods may know, from the config alone."""
+    text = config.text_config
+    return replace(qwen3_vl.info(config, name), rope=rope_turns(text, rope_axes(text)))
