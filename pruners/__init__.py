@@ -12,6 +12,7 @@ from pruners.fastervlm import FasterVLM
 from pruners.fastv import FastV
 from pruners.flowcut import FlowCut
 from pruners.hiprune import HiPrune
+from pruners.hired import HiRED
 from pruners.holov import HoloV
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
@@ -32,7 +33,8 @@ from pruners.vscan import VScan
 
 __all__ = [
     "DART", "DSTP", "TRIM", "Blind", "Box", "Budgeted", "CDPruner", "DeSAP", "DivPrune", "Downsample", "FastV",
-    "FasterVLM", "FlowCut", "HiPrune", "HoloV", "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge",
+    "FasterVLM", "FlowCut", "HiPrune", "HiRED", "HoloV",
+    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge",
     "PruMergePlus", "Pruner", "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM",
     "SparseVLMPlus", "Stride", "V2Drop", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout",
     "Weights", "keep_top", "resolve_layer",

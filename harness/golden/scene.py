@@ -69,11 +69,18 @@ class Bare(Model):
         return hidden.float()
 
 
-def prefill(model: Model, pruner: Pruner, ids: Tensor, start: int, n: int, crops: int = 1, **known: Any) -> Prefilled:
-    """Prefill of tokens `ids` [L], of which n from `start` on are a picture of equal crops; `known`: its signals."""
+def prefill(
+    model: Model, pruner: Pruner, ids: Tensor, start: int, n: int, crops: int = 1, layout: VisualLayout | None = None,
+    **known: Any,
+) -> Prefilled:  # fmt: skip
+    """Prefill of tokens `ids` [L], of which n from `start` on are a picture; `known`: its signals.
+
+    The picture is made of equal crops, unless it has a layout of its own.
+    """
     if not 0 <= start <= start + n <= len(ids):
         raise ValueError(f"visual tokens {start} to {start + n} do not fit a sequence of {len(ids)}")
-    visual, layout = torch.arange(start, start + n), VisualLayout.of_crops([[Crop(1, n // crops)] * crops])
+    visual = torch.arange(start, start + n)
+    layout = VisualLayout.of_crops([[Crop(1, n // crops)] * crops]) if layout is None else layout
     prompt = Prompt(ids, torch.arange(len(ids)).expand(model.axes, -1), len(ids), visual, layout, ())
     tokens = model.embed(ids[visual])
     features = Features(tokens, tokens.new_zeros(0, *tokens.shape), **known)
@@ -83,15 +90,17 @@ def prefill(model: Model, pruner: Pruner, ids: Tensor, start: int, n: int, crops
 
 
 def prune(
-    pruner: Pruner, hidden: Tensor, start: int, n: int, info: ModelInfo, signals: Mapping[Signal, Tensor] | None = None
-) -> tuple[Selection | None, Segment]:
+    pruner: Pruner, hidden: Tensor, start: int, n: int, info: ModelInfo, signals: Mapping[Signal, Tensor] | None = None,
+    layout: VisualLayout | None = None,
+) -> tuple[Selection | None, Segment]:  # fmt: skip
     """What a method selects of the n visual tokens in hidden states [L, D], and the sequence that is left.
 
     Signals have one entry for each of these tokens on their token axis.
     """
     token = torch.arange(n)
     known = {signal: (value, token) for signal, value in (signals or {}).items()}
-    segment = prefill(Bare(info, hidden), pruner, torch.arange(len(hidden)), start, n, signals=known).segment
+    ids = torch.arange(len(hidden))
+    segment = prefill(Bare(info, hidden), pruner, ids, start, n, layout=layout, signals=known).segment
     chosen: list[Selection | None] = [selection for entry in segment.kept for _, _, selection in taken(entry)]
     return chosen[0] if chosen else None, segment
 
