@@ -17,6 +17,7 @@ class Dims:
         merger_hidden: width of the hidden layer of the two-layer projector, which reads `unit * tower_hidden` values.
         deepstack: tower layers whose output goes through a further projector of the same shape.
         value_bytes: bytes of one cached value.
+        tower_mlp_products: products of an MLP in the tower; a gated one has 3.
     """
 
     depth: int
@@ -35,3 +36,4 @@ class Dims:
     merger_hidden: int
     deepstack: tuple[int, ...]
     value_bytes: int
+    tower_mlp_products: int = 2

@@ -47,7 +47,7 @@ def project_flops(d: Dims, units: int) -> int:
 def tower_layer_flops(d: Dims, p: int) -> int:
     """One tower layer on p tokens of one crop."""
     w = d.tower_hidden
-    return 2 * p * (4 * w * w + 2 * w * d.tower_mlp) + 4 * p * p * w
+    return 2 * p * (4 * w * w + d.tower_mlp_products * w * d.tower_mlp) + 4 * p * p * w
 
 
 def vision_flops(d: Dims, tower_tokens: Sequence[int]) -> int:

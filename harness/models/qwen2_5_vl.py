@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.accounting.dims import Dims
 from harness.models import qwen3_vl
 from harness.models.qwen3_vl import Qwen3VL
 from harness.models.sizes import rope_parameters, rope_turns
@@ -20,7 +21,7 @@ class Qwen25VL(Qwen3VL):
 
     def __init__(self, net: Any, tokenizer: Any, image_processor: Any, name: str, **limits: int | None) -> None:
         super().__init__(net, tokenizer, image_processor, name, **limits)
-        self.info = info(self.config, name)
+        self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
 
     @cached_property
     def rope_axis(self) -> Tensor:
@@ -36,3 +37,8 @@ def info(config: Any, name: str) -> ModelInfo:
     """What methods may know, from the config alone."""
     text = config.text_config
     return replace(qwen3_vl.info(config, name), rope=rope_turns(text, rope_axes(text)))
+
+
+def dims(config: Any, value_bytes: int) -> Dims:
+    """Sizes for the accountant, from the config alone; the tower's MLPs are gated."""
+    return replace(qwen3_vl.dims(config, value_bytes), tower_mlp_products=3)
