@@ -59,12 +59,13 @@ class TowerAttention:
 
     rows "cls": the class token's row; "received": summed over all queries. Head-reduced by `head`, where "joint" takes
     all heads for a single wide one before the softmax (PruMerge); averaged over the tower tokens that one visual token
-    is merged from. Shape [n] or [H, n].
+    is merged from. Without `softmax`, the scaled products before it. Shape [n] or [H, n].
     """
 
     layer: int
     rows: Literal["cls", "received"] = "cls"
     head: Reduce | Literal["joint"] = "mean"
+    softmax: bool = True
 
 
 @dataclass(frozen=True)

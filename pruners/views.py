@@ -118,7 +118,7 @@ class View:
         positions: [A, l] its position ids on the model's RoPE axes.
         size: [n] how many of the original tokens each token stands for.
         state: what `start` returned, shared by the groups and moments of this sample.
-        qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`.
+        qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`; before RoPE if turned=False.
         project: the model's projector, [m, unit * Dt] -> [m, D], for methods that merge before it.
         charge: counts FLOPs of the rule whose number depends on values or on the text, beside `Pruner.flops`.
     """
@@ -133,7 +133,7 @@ class View:
     size: Tensor
     state: State
     record: Callable[[Signal, Tensor], Tensor] = field(repr=False)
-    qk: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
+    qk: Callable[..., tuple[Tensor, Tensor]] = field(repr=False)
     final_norm: Callable[[Tensor], Tensor] = field(repr=False)
     project: Callable[[Tensor], Tensor] = field(repr=False)
     charge: Callable[[int], None] = field(default=lambda _: None, repr=False)

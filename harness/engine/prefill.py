@@ -208,9 +208,10 @@ class Prefill:
     ) -> View:
         """What stage i sees of one group of visual rows."""
 
-        def qk(k: int) -> tuple[Tensor, Tensor]:
+        def qk(k: int, turned: bool = True) -> tuple[Tensor, Tensor]:
             segment.overhead += 2 * len(segment) * dims.hidden * (dims.heads + dims.kv_heads) * dims.head_dim
-            return self.model.qk(k, segment.hidden, segment.positions)
+            ids = segment.positions * turned  # RoPE turns nothing at position 0
+            return self.model.qk(k, segment.hidden, ids)
 
         def project(units: Tensor) -> Tensor:
             segment.overhead += project_flops(dims, len(units))

@@ -76,7 +76,7 @@ class Scene:
                 sample=sample, layer=layer, picture=0, column=token, index=token + SYSTEM, hidden=hidden,
                 positions=torch.arange(len(hidden)).expand(model.axes, -1), size=torch.ones(len(token)), state=state,
                 record=self.signal,
-                qk=lambda k: tuple(self.numbers((k, x), HEADS, len(hidden), 8)[self.heads] for x in "qk"),  # type: ignore[arg-type, return-value]
+                qk=lambda k, turned=True: tuple(self.numbers((k, x), HEADS, len(hidden), 8)[self.heads] for x in "qk"),  # type: ignore[arg-type, return-value]
                 final_norm=lambda x: x, project=lambda units: units.float() @ torch.ones(units.shape[1], WIDTH),
             )  # fmt: skip
             selection = getattr(pruner, f"at_{moment}")(view)
