@@ -6,13 +6,14 @@ tokens take part in attention and leave afterwards. Everything is float32.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues
+from harness.models.windows import Windows
+from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues
 
 BLOCK = 256
 """Query rows per block: attention is summed over blocks, so that no [H, P, P] tensor exists."""
@@ -25,14 +26,19 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def _attention(head: Reduce | Literal["joint"], q: Tensor, k: Tensor, cls: int, unit: int) -> tuple[Tensor, int]:
-    """Attention that visual tokens receive from queries [H, r, d], given all keys [H, p, d], and its FLOPs."""
-    if head == "joint":
-        q, k = (x.transpose(0, 1).flatten(1)[None] for x in (q, k))
-    rows = [(part @ k.transpose(1, 2)).softmax(-1).sum(1) for part in (q * q.shape[-1] ** -0.5).split(BLOCK, dim=1)]
-    received: Tensor = torch.stack(rows).sum(0)[:, cls:].unflatten(1, (-1, unit)).mean(2)
+def _attention(signal: TowerAttention, q: Tensor, k: Tensor, cls: int, unit: int) -> tuple[Tensor, int]:
+    """Attention that visual tokens receive from queries [H, r, d], given all keys [H, p, d], and its FLOPs.
+
+    Between H and r there may be windows, one after the other, each of which sees itself alone.
+    """
+    joint = signal.head == "joint"
+    if joint:
+        q, k = (x.movedim(0, -2).flatten(-2)[None] for x in (q, k))
+    products = (part @ k.transpose(-1, -2) for part in (q * q.shape[-1] ** -0.5).split(BLOCK, dim=-2))
+    rows = [(product.softmax(-1) if signal.softmax else product).sum(-2) for product in products]
+    received: Tensor = torch.stack(rows).sum(0)[..., cls:].unflatten(-1, (-1, unit)).mean(-1).flatten(1)
     reduced = {"none": received, "mean": received.mean(0), "sum": received.sum(0), "max": received.amax(0)}
-    return reduced["mean" if head == "joint" else head], 2 * q.numel() * k.shape[1]
+    return reduced["mean" if joint else signal.head], 2 * q.numel() * k.shape[-2]
 
 
 def _per_token(x: Tensor, cls: int, unit: int) -> Tensor:
@@ -52,7 +58,7 @@ def hidden_signal(signal: TowerHidden, hidden: Tensor, cls: int, unit: int) -> T
 
 
 def joint_signal(
-    signal: Signal, block: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], unit: int
+    signal: Signal, block: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], unit: int, windows: Windows | None = None
 ) -> tuple[Tensor, int]:
     """A signal of a block with `norm1` and a joint `attn.qkv`, from the states [P, Dt] entering it, and its FLOPs."""
     p, width = hidden.shape
@@ -65,8 +71,13 @@ def joint_signal(
         return _per_token(v, 0, unit), cost
     if not isinstance(signal, TowerAttention) or signal.rows == "cls":
         raise ValueError(f"this tower has no class token, so it cannot record {signal}")
-    value, product = _attention(signal.head, rotate(q, rope), rotate(k, rope), 0, unit)
-    return value, cost + product
+    q, k = rotate(q, rope), rotate(k, rope)
+    if windows is None:
+        value, product = _attention(signal, q, k, 0, unit)
+        return value, cost + product
+    pairs = zip(windows.split(q), windows.split(k), strict=True)
+    values, products = zip(*(_attention(signal, *pair, 0, unit) for pair in pairs), strict=True)
+    return torch.cat(values, dim=-1)[..., windows.back], cost + sum(products)
 
 
 def class_signal(
@@ -93,7 +104,7 @@ def class_signal(
             value = v[:, :1].expand_as(value) if signal.rows == "cls" else value
         else:
             rows = x[:1] if signal.rows == "cls" else x
-            value, product = _attention(signal.head, heads("q", rows), heads("k", x), 1, unit)
+            value, product = _attention(signal, heads("q", rows), heads("k", x), 1, unit)
             cost += product + 2 * len(rows) * width * width
         values.append(value)
     return torch.cat(values, dim=crop_axis(signal)), cost
