@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from harness.golden.compare import Golden
 from harness.golden.rules import LLAVA
 from harness.golden.scene import prune
 from pruners.hired import HiRED
 from pruners.layout import THUMBNAIL, Crop, VisualLayout
-from pruners.signals import TowerAttention
+from pruners.signals import Signal, TowerAttention
 
 
 def hired(golden: Golden) -> None:
@@ -20,7 +21,7 @@ def hired(golden: Golden) -> None:
     crops, heads, n = golden.shaped("in_bottom_layer_cls_attention", None, None, None).shape
     first = golden.shaped("in_top_layer_cls_attention", crops, heads, n)
     layout = VisualLayout.of_crops([[Crop(1, n, kind=THUMBNAIL), *[Crop(1, n)] * (crops - 1)]])
-    signals = {
+    signals: dict[Signal, Tensor] = {
         TowerAttention(layer, "cls", "sum"): attention.sum(1).flatten() for layer, attention in ((-2, deep), (0, first))
     }
     pruner = HiRED(keep=golden.ratio("in_rate"), alpha=golden.ratio("in_alpha"))
