@@ -24,16 +24,17 @@ class HiRED(TowerScored):
     other crops: crop c gets int(rest * h_c / sum h), h_c being how many of the overview's int(m * (1 - alpha)) tokens
     with the highest attention in tower layer 0 lie where the crop does. Inside a crop the tokens with the highest
     attention in the layer whose output is projected go on. Both are the class token's attention, summed over heads.
-    A picture of one crop keeps its k highest. Text plays no part; newlines leave.
+    A picture of one crop keeps its k highest. Text plays no part; tokens that end rows leave.
 
-    Stated by the paper: both layers, alpha = 0.5, budgets in proportion to attention in the overview. Of the official
-    code: h counts tokens; a crop lies where its run of the overview's tokens is (the second of four crops in the second
-    quarter of the raster, not in the upper right); what rounding down or a full crop leaves over is lost, so that fewer
-    than k are kept. How many is read from the device. Ties to the lower index and at least one token are ours.
+    Stated by the paper: two steps, an early layer for budgets and a late one for tokens, alpha. Of the official code:
+    its value, and counting tokens; a crop lies where its run of the overview's tokens is (the second of four crops in
+    the second quarter of the raster, not in the upper right); what rounding down or a full crop leaves over is lost, so
+    that fewer than k are kept: 287 of 288. How many is read from the device. At least one token, and ties to the lower
+    index, are ours. So are budgets of what reaches the language model: the official code counts padding, and loses the
+    tokens that it keeps of it.
 
     Inferred: InternVL as LLaVA-NeXT; attention received where there is no class token (Qwen-VL, one crop); means over
-    merged patches. Budgets are shares of the tokens that reach the language model, where the official code counts
-    padding and loses what it keeps of it. Position ids: see `BeforeLLM`.
+    merged patches; runs that differ by one token where crops do not divide the overview. Position ids: see `BeforeLLM`.
 
     Attributes:
         alpha: the overview's share.
