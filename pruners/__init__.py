@@ -10,15 +10,20 @@ from pruners.divprune import DivPrune
 from pruners.dstp import DSTP
 from pruners.fastervlm import FasterVLM
 from pruners.fastv import FastV
+from pruners.fitprune import FitPrune
 from pruners.flowcut import FlowCut
+from pruners.globalcom2 import GlobalCom2
+from pruners.gprune import GPrune
 from pruners.hiprune import HiPrune
 from pruners.hired import HiRED
 from pruners.holov import HoloV
 from pruners.layout import VisualLayout
 from pruners.none import Blind, NoPruning
+from pruners.pact import PACT
 from pruners.prumerge import PruMerge, PruMergePlus
 from pruners.pyramiddrop import PyramidDrop
 from pruners.replay import Replay
+from pruners.restore import RESTORE
 from pruners.selection import Selection, Weights, keep_top
 from pruners.simple import Downsample, Oracle, Pool, Random, Stride
 from pruners.sparsevlm import SparseVLM
@@ -30,12 +35,12 @@ from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
 from pruners.vispruner import VisPruner
 from pruners.vscan import VScan
+from pruners.vtw import VTW
 
 __all__ = [
-    "DART", "DSTP", "TRIM", "Blind", "Box", "Budgeted", "CDPruner", "DeSAP", "DivPrune", "Downsample", "FastV",
-    "FasterVLM", "FlowCut", "HiPrune", "HiRED", "HoloV",
-    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge",
-    "PruMergePlus", "Pruner", "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM",
-    "SparseVLMPlus", "Stride", "V2Drop", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout",
-    "Weights", "keep_top", "resolve_layer",
+    "DART", "DSTP", "PACT", "RESTORE", "TRIM", "VTW", "Blind", "Box", "Budgeted", "CDPruner", "DeSAP", "DivPrune",
+    "Downsample", "FastV", "FasterVLM", "FitPrune", "FlowCut", "GPrune", "GlobalCom2", "HiPrune", "HiRED", "HoloV",
+    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner", "PrunerError",
+    "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride", "V2Drop", "VScan",
+    "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip

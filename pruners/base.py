@@ -140,7 +140,9 @@ class Pruner:
 def parameters(pruner: Pruner) -> dict[str, Any]:
     """Hyper-parameters of a method by name, nested methods as dictionaries; part of a run's identity."""
     out: dict[str, Any] = {}
-    for name in pruner.__dataclass_fields__:
+    for name, known in pruner.__dataclass_fields__.items():
+        if not known.repr:  # follows from the model
+            continue
         value = getattr(pruner, name)
         if isinstance(value, Pruner):
             value = {"method": f"{type(value).__module__}.{type(value).__qualname__}", **parameters(value)}

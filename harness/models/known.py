@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from harness.models.sizes import turns
 from pruners.views import ModelInfo
 
 QWEN = ModelInfo(
-    name="Qwen3-VL-4B", depth=36, tower_depth=24, unit=4, axes=3, native=True, tower_head_dim=64
+    name="Qwen3-VL-4B", depth=36, tower_depth=24, unit=4, axes=3, native=True, tower_head_dim=64,
+    rope=turns(5e6, 128, [i % 3 if i < 60 else 0 for i in range(64)]),
 )  # fmt: skip
-INTERNVL = ModelInfo(name="InternVL3.5-8B", depth=36, tower_depth=24, unit=4, has_cls=True)
+QWEN2_5 = ModelInfo(
+    name="Qwen2.5-VL-7B", depth=28, tower_depth=32, unit=4, axes=3, native=True, tower_head_dim=80,
+    rope=turns(1e6, 128, [0] * 16 + [1] * 24 + [2] * 24),
+)  # fmt: skip
+INTERNVL = ModelInfo(
+    name="InternVL3.5-8B", depth=36, tower_depth=24, unit=4, has_cls=True, rope=turns(1e6, 128)
+)  # fmt: skip
 LLAVA = ModelInfo(
-    name="LLaVA-1.5-7B", depth=32, tower_depth=24, has_cls=True, has_text_tower=True, feature_layer=-2
+    name="LLaVA-1.5-7B", depth=32, tower_depth=24, has_cls=True, has_text_tower=True, feature_layer=-2,
+    rope=turns(1e4, 128),
 )  # fmt: skip
-KNOWN = (QWEN, INTERNVL, LLAVA)
+KNOWN = (QWEN, QWEN2_5, INTERNVL, LLAVA)

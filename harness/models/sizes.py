@@ -30,10 +30,14 @@ def rope_turns(text: Any, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], 
     rope, d = rope_parameters(text), text_dims(text)["head_dim"]
     if rope.get("rope_type", "default") != "default" or rope["rope_theta"] is None:
         return ()
-    turns = [rope["rope_theta"] ** (-2 * i / d) for i in range(d // 2)]
-    of = axes or [0] * len(turns)
+    return turns(rope["rope_theta"], d, axes)
+
+
+def turns(theta: float, d: int, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], ...]:
+    """The same for RoPE of base `theta` on d channels."""
+    of = axes or [0] * (d // 2)
     return tuple(
-        tuple(turn if axis == mine else 0.0 for turn, mine in zip(turns, of, strict=True))
+        tuple(theta ** (-2 * i / d) if axis == mine else 0.0 for i, mine in enumerate(of))
         for axis in range(max(of) + 1)
     )
 
