@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,10 @@ Area = tuple[float, float, float, float]
 
 
 class Crop(NamedTuple):
-    """One crop of a picture: its grid of visual tokens, what it shows of the picture, and their kind."""
+    """One crop of a picture: its grid of visual tokens, what it shows of the picture, and their kind.
+
+    The NEWLINE tokens of a picture, one a row, count as a crop of one column behind the others.
+    """
 
     rows: int
     columns: int
@@ -27,15 +31,17 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class VisualLayout:
-    """One entry per visual token, all int64 [N], on the CPU.
+    """One entry per visual token, all int64 [N], on the CPU, in the order of the prompt.
 
     Attributes:
         picture: number of the picture in the prompt, from 0.
         crop: number of the crop inside the picture, from 0 (0 for models without crops).
-        row, column: place in the grid of the crop; -1 for tokens without a place.
+        row, column: place in the grid of the crop, -1 without one; a NEWLINE token has the row that it ends.
         kind: PATCH, NEWLINE, THUMBNAIL or CLS.
-        grid: per (picture, crop) the (rows, columns) of its grid.
-        area: per (picture, crop) what it shows of the picture: top, left, bottom, right in fractions 0..1.
+        grid: per (picture, crop) the (rows, columns) of its grid, of which some may be no visual tokens; newlines have
+            none.
+        area: per (picture, crop) what it shows of the picture: top, left, bottom, right in fractions 0..1, outside of
+            which is padding.
     """
 
     picture: Tensor
@@ -67,17 +73,20 @@ class VisualLayout:
             picture=column(lambda p, _, crop: torch.full((crop.rows * crop.columns,), p)),
             crop=column(lambda _, c, crop: torch.full((crop.rows * crop.columns,), c)),
             row=column(lambda _, __, crop: torch.arange(crop.rows).repeat_interleave(crop.columns)),
-            column=column(lambda _, __, crop: torch.arange(crop.columns).repeat(crop.rows)),
+            column=column(lambda _, __, crop: torch.arange(crop.columns).repeat(crop.rows) - int(crop.kind == NEWLINE)),
             kind=column(lambda _, __, crop: torch.full((crop.rows * crop.columns,), crop.kind)),
-            grid={(p, c): (crop.rows, crop.columns) for p, c, crop in flat},
-            area={(p, c): crop.area for p, c, crop in flat},
+            grid={(p, c): (crop.rows, crop.columns) for p, c, crop in flat if crop.kind != NEWLINE},
+            area={(p, c): crop.area for p, c, crop in flat if crop.kind != NEWLINE},
         )
 
+    def __getitem__(self, order: Tensor) -> VisualLayout:
+        """The same crops with these of the tokens, in this order."""
+        own: dict[str, Any] = {name: x[order] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **own)
+
     def counts(self) -> dict[tuple[int, int], int]:
-        """Visual tokens of every (picture, crop), in the order of the prompt."""
-        pairs = torch.stack([self.picture, self.crop], dim=1)
-        keys, counts = pairs.unique_consecutive(dim=0, return_counts=True)
-        return {(int(p), int(c)): int(n) for (p, c), n in zip(keys.tolist(), counts.tolist(), strict=True)}
+        """Visual tokens of every (picture, crop) that has any, in ascending order."""
+        return dict(sorted(Counter(zip(self.picture.tolist(), self.crop.tolist(), strict=True)).items()))
 
     def inside(self, picture: int, top: float, left: float, bottom: float, right: float) -> Tensor:
         """Indices of the PATCH tokens whose area overlaps a box given in fractions 0..1 of the picture."""
