@@ -24,7 +24,7 @@ LISTED = (
     TowerAttention(-1), TowerAttention(-1, head="none"), TowerAttention(-2, rows="received"),
     TowerAttention(-1, rows="received", head="max"), TowerKeys(-1), TowerKeys(0), TowerHidden(-2),
     TowerHidden(0, rows="cls"), TowerAttention(-1, head="joint"), TowerAttention(-2, rows="received", head="joint"),
-    TowerValues(-1), TowerValues(0, rows="cls"),
+    TowerValues(-1), TowerValues(0, rows="cls"), TowerAttention(-1, softmax=False),
 )  # fmt: skip
 
 
@@ -92,14 +92,14 @@ class Brute:
                 q, k = attention.q_norm(q), attention.k_norm(k)
             joint = (q @ k.T / q.shape[-1] ** 0.5).softmax(-1)
             q, k, v = (x.reshape(len(x), attention.num_heads, -1).transpose(0, 1) for x in (q, k, v))
-            weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+            products = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
             hidden = block(hidden, None) if clip else block(hidden)
-            self.layers.append((weights, joint, k, v, hidden[0]))
+            self.layers.append((products, joint, k, v, hidden[0]))
 
     def __getitem__(self, signal: Signal) -> Tensor:
-        weights, joint, keys, values, hidden = self.layers[signal.layer]  # type: ignore[union-attr]
+        products, joint, keys, values, hidden = self.layers[signal.layer]  # type: ignore[union-attr]
         if isinstance(signal, TowerAttention):
-            weights = joint[None] if signal.head == "joint" else weights
+            weights = joint[None] if signal.head == "joint" else products.softmax(-1) if signal.softmax else products
             row = (weights[:, 0] if signal.rows == "cls" else weights.sum(1))[:, 1:]
             merged = raster(self.model, row.T).mean(1).T
             return {"none": merged, "mean": merged.mean(0), "sum": merged.sum(0), "max": merged.amax(0)}.get(

@@ -20,7 +20,7 @@ from tests.engine.methods import METHODS
 
 HEADS, TEXT, SYSTEM, WIDTH = 4, 7, 3, 24
 MODELS = [dataclasses.replace(model, depth=8, tower_depth=8) for model in (QWEN, INTERNVL, LLAVA)]
-FEWER = ("pool", "visionzip", "vscan")
+FEWER = ("pool", "visionzip", "vscan", "globalcom2")
 SINGLE = {name: p for name, p in METHODS.items() if len(p.stages()) == 1 and not p.recalls()}
 Change = Callable[[Tensor], Tensor]
 
