@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         ("score", score, "score stored replies again: another rule (rule=), or a judge (judge=)"),
         ("export", export, "write stored replies in another kit's format (to=vlmevalkit or to=lmms_eval)"),
         ("check", check, "check a benchmark's data: schema, revision, number of rows"),
+        ("fit", fit, "find FitPrune's schedule or VTW's layer on limit= samples (16); out=FILE keeps it"),
         ("table", cli_tables.table, "print the leaderboard, or a table of rows= and cols="),
         ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
         ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),
@@ -207,6 +208,26 @@ def check(arguments: argparse.Namespace, backend: Backend | None) -> int:
         rows += [{"benchmark": component.name, **row} for row in rows_of(benchmark)]
     _print(rows)
     return int(not all(row["ok"] == "yes" for row in rows))
+
+
+def fit(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Fit a method to a model."""
+    from harness.runs.backend import TorchBackend
+    from harness.runs.cells import parse_config
+    from harness.runs.fit import fit as fitted
+
+    keys = parse(arguments.overrides)
+    out = keys.pop("out", None)
+    grid = compose_all([f"{key}={value}" for key, value in keys.items()], Configs.find(arguments.config_dir))
+    if len(grid) != 1:
+        raise InputError(f"fit takes one method, one model and one benchmark, got a grid of {len(grid)}")
+    try:
+        rows, line = fitted(parse_config(grid[0]), backend or TorchBackend(), Path(out) if out else None)
+    except Skip as skip:
+        raise InputError(str(skip)) from None
+    _print(rows)
+    print(line)
+    return 0
 
 
 def status(arguments: argparse.Namespace, backend: Backend | None) -> int:

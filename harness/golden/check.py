@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.golden import clip_rules, crop_rules, decoder, layer_rules, rules, sparse_rules, tower_rules
+from harness.golden import clip_rules, crop_rules, decoder, fit_rules, layer_rules, rules, sparse_rules, tower_rules
 from harness.golden.compare import Golden, arrays
 
 METHODS: dict[str, Callable[[Golden], None]] = {
@@ -28,6 +28,7 @@ METHODS: dict[str, Callable[[Golden], None]] = {
     **layer_rules.METHODS,
     **sparse_rules.METHODS,
     **clip_rules.METHODS,
+    **fit_rules.METHODS,
     **crop_rules.METHODS,
 }
 """How the files of a method are checked; a new method joins by one line here or in the module of its rule."""
