@@ -33,6 +33,19 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Sparsity:
+    """Share of the attention weights of language-model layer `layer` below `threshold` times the largest of their row.
+
+    Over the causal weights of the rows that `rows` names, as in `Attention`, head by head; then the mean over heads.
+    Shape: [].
+    """
+
+    layer: int
+    rows: str = "text"
+    threshold: float = 0.01
+
+
+@dataclass(frozen=True)
 class Keys:
     """Keys after RoPE of language-model layer `layer`: [Hkv, n, d]."""
 
@@ -115,5 +128,5 @@ class ClipPatches:
 TowerSignal = TowerAttention | TowerKeys | TowerValues | TowerHidden | ClipPatches
 """What is recorded in the vision tower."""
 
-Signal = Attention | Keys | Values | Hidden | TowerSignal
+Signal = Attention | Sparsity | Keys | Values | Hidden | TowerSignal
 """Everything that can be declared; CLIP's view of the question comes with `Sample.clip_text`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from harness.engine.segment import Segment
 from pruners.base import PrunerError
-from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, Values
+from pruners.signals import Attention, Hidden, Keys, Signal, Sparsity, TowerAttention, Values
 from pruners.views import State
 
 BLOCK = 256
@@ -27,7 +28,7 @@ class Record:
         if signal not in self.values:
             raise PrunerError(f"{signal} was read but not declared, or its layer has not run yet")
         value, recorded = self.values[signal]
-        if places is None or (isinstance(signal, Attention) and signal.keys == "all"):
+        if places is None or isinstance(signal, Sparsity) or (isinstance(signal, Attention) and signal.keys == "all"):
             return value
         if recorded is not segment.ids:  # tokens have left since
             order = recorded.argsort()
@@ -55,9 +56,12 @@ def record_layer(
     for signal in signals:
         if getattr(signal, "layer", None) != layer:
             continue
-        if isinstance(signal, Attention):
+        if isinstance(signal, Attention | Sparsity):
             rows = attention_rows(signal, segment, state)
-            record.values[signal] = (reduced_attention(signal, q, k, rows), segment.ids)
+            value = (
+                reduced_attention(signal, q, k, rows) if isinstance(signal, Attention) else sparsity(signal, q, k, rows)
+            )
+            record.values[signal] = (value, segment.ids)
             cost += 2 * q.shape[0] * q.shape[2] * len(rows) * k.shape[1]
         elif isinstance(signal, Keys):
             record.values[signal] = (k, segment.ids)
@@ -68,7 +72,7 @@ def record_layer(
     return cost
 
 
-def attention_rows(signal: Attention, segment: Segment, state: State) -> Tensor:
+def attention_rows(signal: Attention | Sparsity, segment: Segment, state: State) -> Tensor:
     """Places in the current sequence of the query rows that a signal asks for."""
     last, device = len(segment) - 1, segment.visual.device
     if signal.rows == "last":
@@ -84,16 +88,29 @@ def attention_rows(signal: Attention, segment: Segment, state: State) -> Tensor:
     return torch.searchsorted(segment.index, state[signal.rows])
 
 
+def attention_blocks(q: Tensor, k: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Causal attention weights [H, r, l] of blocks of `rows`, float32, each with its mask [r, l] of future keys."""
+    heads, group = k.shape[0], q.shape[0] // k.shape[0]
+    keys, places = k.float(), torch.arange(k.shape[1], device=k.device)
+    for part in rows.split(BLOCK):
+        logits = q[:, part].float().reshape(heads, group * len(part), q.shape[-1]) @ keys.transpose(1, 2)
+        logits = logits.reshape(heads * group, len(part), k.shape[1]) * q.shape[-1] ** -0.5
+        future = places > part[:, None]
+        yield logits.masked_fill(future, -torch.inf).softmax(-1), future
+
+
+def sparsity(signal: Sparsity, q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
+    """[] mean over heads of the share of small causal weights of `rows`."""
+    small, total = torch.zeros(len(q), device=q.device), torch.zeros((), device=q.device)
+    for weights, future in attention_blocks(q, k, rows):
+        small = small + ((weights < signal.threshold * weights.amax(-1, keepdim=True)) & ~future).sum((1, 2))
+        total = total + (~future).sum()
+    return (small / total).mean()
+
+
 def reduced_attention(signal: Attention, q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
     """Causal attention weights of `rows`, float32, reduced over heads and rows block by block."""
-    heads, group = k.shape[0], q.shape[0] // k.shape[0]
-    keys, blocks = k.float(), []
-    places = torch.arange(k.shape[1], device=k.device)
-    for part in rows.split(BLOCK):
-        logits = q[:, part].float().reshape(heads, group * len(part), -1) @ keys.transpose(1, 2)
-        logits = logits.reshape(heads * group, len(part), -1) * q.shape[-1] ** -0.5
-        weights = logits.masked_fill(places > part[:, None], -torch.inf).softmax(-1)
-        blocks.append(_reduce(weights, signal.head, 0))
+    blocks = [_reduce(weights, signal.head, 0) for weights, _ in attention_blocks(q, k, rows)]
     if signal.row == "none":
         return torch.cat(blocks, dim=-2)
     summed = torch.stack([_reduce(block, "max" if signal.row == "max" else "sum", -2) for block in blocks])
