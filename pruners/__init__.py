@@ -18,6 +18,7 @@ from pruners.hiprune import HiPrune
 from pruners.hired import HiRED
 from pruners.holov import HoloV
 from pruners.layout import VisualLayout
+from pruners.mustdrop import MustDrop
 from pruners.none import Blind, NoPruning
 from pruners.pact import PACT
 from pruners.prumerge import PruMerge, PruMergePlus
@@ -40,7 +41,8 @@ from pruners.vtw import VTW
 __all__ = [
     "DART", "DSTP", "PACT", "RESTORE", "TRIM", "VTW", "Blind", "Box", "Budgeted", "CDPruner", "DeSAP", "DivPrune",
     "Downsample", "FastV", "FasterVLM", "FitPrune", "FlowCut", "GPrune", "GlobalCom2", "HiPrune", "HiRED", "HoloV",
-    "ModelInfo", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner", "PrunerError",
-    "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride", "V2Drop", "VScan",
-    "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top", "resolve_layer",
+    "ModelInfo", "MustDrop", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner",
+    "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride",
+    "V2Drop", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top",
+    "resolve_layer",
 ]  # fmt: skip

@@ -10,7 +10,17 @@ from typing import Any
 
 import torch
 
-from harness.golden import clip_rules, crop_rules, decoder, fit_rules, layer_rules, rules, sparse_rules, tower_rules
+from harness.golden import (
+    clip_rules,
+    crop_rules,
+    decoder,
+    drop_rules,
+    fit_rules,
+    layer_rules,
+    rules,
+    sparse_rules,
+    tower_rules,
+)
 from harness.golden.compare import Golden, arrays
 
 METHODS: dict[str, Callable[[Golden], None]] = {
@@ -30,6 +40,7 @@ METHODS: dict[str, Callable[[Golden], None]] = {
     **clip_rules.METHODS,
     **fit_rules.METHODS,
     **crop_rules.METHODS,
+    **drop_rules.METHODS,
 }
 """How the files of a method are checked; a new method joins by one line here or in the module of its rule."""
 
