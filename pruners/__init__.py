@@ -18,6 +18,7 @@ from pruners.hiprune import HiPrune
 from pruners.hired import HiRED
 from pruners.holov import HoloV
 from pruners.layout import VisualLayout
+from pruners.lookm import LookM
 from pruners.mustdrop import MustDrop
 from pruners.none import Blind, NoPruning
 from pruners.pact import PACT
@@ -35,14 +36,15 @@ from pruners.views import Box, ModelInfo, Sample, View
 from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
 from pruners.vispruner import VisPruner
+from pruners.vlcache import VLCache
 from pruners.vscan import VScan
 from pruners.vtw import VTW
 
 __all__ = [
     "DART", "DSTP", "PACT", "RESTORE", "TRIM", "VTW", "Blind", "Box", "Budgeted", "CDPruner", "DeSAP", "DivPrune",
     "Downsample", "FastV", "FasterVLM", "FitPrune", "FlowCut", "GPrune", "GlobalCom2", "HiPrune", "HiRED", "HoloV",
-    "ModelInfo", "MustDrop", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner",
+    "LookM", "ModelInfo", "MustDrop", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner",
     "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride",
-    "V2Drop", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights", "keep_top",
-    "resolve_layer",
+    "V2Drop", "VLCache", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights",
+    "keep_top", "resolve_layer",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from harness.golden import (
+    cache_rules,
     clip_rules,
     crop_rules,
     decoder,
@@ -40,6 +41,7 @@ METHODS: dict[str, Callable[[Golden], None]] = {
     **clip_rules.METHODS,
     **fit_rules.METHODS,
     **crop_rules.METHODS,
+    **cache_rules.METHODS,
     **drop_rules.METHODS,
 }
 """How the files of a method are checked; a new method joins by one line here or in the module of its rule."""

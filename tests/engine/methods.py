@@ -20,6 +20,7 @@ from pruners import (
     HiPrune,
     HiRED,
     HoloV,
+    LookM,
     MustDrop,
     NoPruning,
     Oracle,
@@ -37,6 +38,7 @@ from pruners import (
     VisionPulse,
     VisionZip,
     VisPruner,
+    VLCache,
     VScan,
 )
 
@@ -85,6 +87,8 @@ METHODS: dict[str, Pruner] = {
     "globalcom2": GlobalCom2(),
     "mustdrop": MustDrop(thresholds=(0.03, 0.03), merge=0.5, window=2),
     "mustdrop_keep": MustDrop(tokens=64, positions="keep", key_share=0.0),
+    "lookm": LookM(keep=0.5),
+    "vl_cache": VLCache(keep=0.4),
     "random_then_fastv": Pipeline(methods=(Random(keep=0.5), FastV(keep=0.5))),
     "visionpulse_5": VisionPulse(tau=0.1, low=0.01, high=0.05),
     "visionpulse_10": VisionPulse(tau=0.4, low=0.05, high=0.10),
