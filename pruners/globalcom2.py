@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from pruners.base import PrunerError
-from pruners.budget import BeforeLLM
 from pruners.layout import THUMBNAIL, VisualLayout
 from pruners.selection import Selection, keep_top
-from pruners.signals import Signal, TowerAttention
-from pruners.views import ModelInfo, View
+from pruners.signals import TowerAttention
+from pruners.tower import TowerScored
+from pruners.views import View
 from pruners.vscan import window_rank
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalCom2(BeforeLLM):
+class GlobalCom2(TowerScored):
     """Global Compression Commander: Plug-and-Play Inference Acceleration for High-Resolution Large Vision-Language
     Models (arXiv 2501.05179).
 
     Scores a are the class token's attention to the tokens of its crop. With R the kept share, g_c the sum of a over the
-    part of the overview that shows crop c of C, and n_c the crop's tokens, the overview keeps its int(R n) highest and
+    part of the overview that shows crop c of C, and n_c its number of tokens, the overview keeps its int(R n) highest,
 
         k_c = int(n_c min(1, R (1 + softmax_c(g_c / tau) - 1 / C)))
         s_i = a_i / |a|_2 + b_i / |b|_2  over crop c,   b the overview's a, bilinearly interpolated at the tokens of c
 
-    the k_c highest s of crop c. Text plays no part; nothing is merged.
+    and crop c its k_c highest s. Text plays no part; nothing is merged.
 
     Stated by the paper: shares by the overview with a temperature, and both scores in equal parts. Of the official
     code, for LLaVA-NeXT: scores are products before the softmax, mean over heads, in the last tower layer; tau = 10;
     the norms; the parts of the overview, whose sides are rounded down but for the last; newline tokens stay; the
     overview's tokens stand in descending order of their scores. It treats places in a crop that lost its padding as
     places in the whole one, which moves rows of tokens; not so here. Inferred: InternVL as LLaVA-NeXT; a picture
-    without an overview, which the code leaves whole, keeps its int(R n) highest a. There were no recorded outputs of
-    the official code to compare with. Position ids: see `BeforeLLM`. The counts are read from the device.
+    without an overview, which the code leaves whole, keeps its int(R n) highest a; without a class token (Qwen-VL, one
+    crop) these are the products with the queries of all tokens. There were no recorded outputs of the official code to
+    compare with. Position ids: see `BeforeLLM`. The counts are read from the device.
 
     Attributes:
         keep, tokens: R, or R n of a picture; rounding loses a few, as in the official code.
-        layer: the tower layer.
         temperature: tau.
         repaired: the overview's tokens go on in raster order.
     """
 
     newlines: ClassVar[Literal["drop", "keep", "see"]] = "keep"
-    layer: int = -1
+    layer: int | None = -1
     temperature: float = 10.0
     repaired: bool = False
 
@@ -56,20 +55,9 @@ class GlobalCom2(BeforeLLM):
         if self.temperature <= 0:
             raise PrunerError(f"temperature must be positive, got {self.temperature}")
 
-    def check(self, model: ModelInfo) -> None:
-        if not model.has_cls:
-            raise PrunerError(f"{model.name}'s vision tower has no class token and sees no crops")
-        if not -model.tower_depth <= self.layer < model.tower_depth:
-            raise PrunerError(f"{model.name}'s vision tower of {model.tower_depth} layers has no layer {self.layer}")
-        super().check(model)
-
-    def signals(self, model: ModelInfo) -> Sequence[Signal]:
-        return (self.scores,)
-
     @property
-    def scores(self) -> TowerAttention:
-        """The signal that tokens are ranked by."""
-        return TowerAttention(self.layer, softmax=False)
+    def attention(self) -> TowerAttention:
+        return replace(super().attention, softmax=False)
 
     def share(self, n: int) -> float:
         """R for a picture of n tokens."""
@@ -84,7 +72,7 @@ class GlobalCom2(BeforeLLM):
         share = self.share(n)
         if share >= 1:
             return None
-        scores = view[self.scores].float()
+        scores = view[self.attention].float()
         overview = layout.crop[(layout.picture == picture) & (layout.kind == THUMBNAIL)][:1].tolist()  # on the CPU
         if not overview:
             return Selection(keep_top(scores, self.count(n)).source, positions=self.positions)

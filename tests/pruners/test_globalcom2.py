@@ -14,8 +14,9 @@ from torch.nn.functional import interpolate
 from harness.engine import Decoding, Engine, Request
 from harness.golden.scene import prune
 from harness.models.known import INTERNVL, LLAVA, QWEN
-from pruners import GlobalCom2, PrunerError, Sample, View, VisualLayout
+from pruners import GlobalCom2, ModelInfo, PrunerError, Sample, View, VisualLayout
 from pruners.layout import THUMBNAIL, Crop
+from pruners.signals import TowerAttention
 from tests.tiny import CONFIGS, Prompted
 
 
@@ -104,18 +105,21 @@ def test_equals_a_loop(
     layout = VisualLayout.of_crops([crops])
     scores = torch.randn(len(layout), generator=torch.Generator().manual_seed(seed))
     for pruner in (GlobalCom2(keep=share), GlobalCom2(keep=None, tokens=max(1, round(share * len(layout))))):
-        method = replace(pruner, temperature=tau, repaired=repaired)
+        method = replace(pruner, temperature=tau, repaired=repaired).resolved(INTERNVL)
         selection, given_share = method.at_embed(looked(layout, scores)), method.share(len(layout))
         want = brute(crops, rows, columns, scores, given_share, tau, repaired)
         assert (selection is None) == (given_share == 1)
         assert selection is None or selection.source.tolist() == want
 
 
-def test_without_an_overview_the_highest_stay() -> None:
+@pytest.mark.parametrize("info", [LLAVA, QWEN])
+def test_without_an_overview_the_highest_stay(info: ModelInfo) -> None:
     method, scores = GlobalCom2(keep=None, tokens=3), torch.tensor([0.5, -1.0, 2.0, 0.5, 0.0, 0.5])
-    selection, _ = prune(method, torch.randn(8, 4), 1, 6, LLAVA, {method.scores: scores})
+    (signal,) = method.signals(info)
+    assert signal == TowerAttention(-1, "cls" if info.has_cls else "received", softmax=False)
+    selection, _ = prune(method, torch.randn(8, 4), 1, 6, info, {signal: scores})
     assert selection is not None and selection.source.tolist() == [0, 2, 3]
-    assert prune(replace(method, tokens=6), torch.randn(8, 4), 1, 6, LLAVA, {method.scores: scores})[0] is None
+    assert prune(replace(method, tokens=6), torch.randn(8, 4), 1, 6, info, {signal: scores})[0] is None
 
 
 def test_inside_the_engine() -> None:
@@ -128,8 +132,6 @@ def test_inside_the_engine() -> None:
 
 def test_what_cannot_be() -> None:
     GlobalCom2().check(INTERNVL)
-    with pytest.raises(PrunerError, match="no class token"):
-        GlobalCom2().check(QWEN)
     with pytest.raises(PrunerError, match="no layer 24"):
         GlobalCom2(layer=24).check(LLAVA)
     with pytest.raises(PrunerError, match="temperature"):
