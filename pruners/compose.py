@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pruners.base import MOMENTS, Pruner, PrunerError
+from pruners.lookm import LookM
 from pruners.none import Blind, NoPruning
 from pruners.signals import Signal, TowerSignal
 from pruners.views import ModelInfo
@@ -44,6 +45,15 @@ class Pipeline(Pruner):
             raise PrunerError(f"a pipeline lists methods in the order in which they act; got {order}")
         if sum("step" in stage.moments() for stage in stages) > 1:
             raise PrunerError("only one method of a pipeline can act during decoding")
+        if sum("cache" in stage.moments() for stage in stages) > 1:
+            names = " and ".join(type(stage).__name__ for stage in stages if "cache" in stage.moments())
+            raise PrunerError(f"only one method of a pipeline can edit the cache, not {names}")
+        if any(isinstance(stage, LookM) for stage in stages):
+            for stage in stages:
+                if "step" in stage.moments() or type(stage).bias is not Pruner.bias:
+                    raise PrunerError(
+                        f"{type(stage).__name__} needs heads that keep the same entries; after LookM each has its own"
+                    )
         for i, early in enumerate(stages):
             for late in stages[i + 1 :] if early.hands_on_made(model) else ():
                 if signal := _lost(early, late, model):

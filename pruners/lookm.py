@@ -61,8 +61,10 @@ class LookM(Pruner):
 
     def sizes(self, entries: int) -> tuple[int, int]:
         """How many attended and how many recent entries stay, if text leaves them room; at least one each."""
-        half = 0.1 if self.keep is None else self.keep / 2
-        return max(1, int(entries * (self.hh or half))), max(1, int(entries * (self.recent or half)))
+        if self.keep is not None:
+            budget = int(entries * self.keep)
+            return max(1, budget - budget // 2), max(1, budget // 2)
+        return max(1, int(entries * (self.hh or 0.1))), max(1, int(entries * (self.recent or 0.1)))
 
     def signals(self, model: ModelInfo) -> Sequence[Signal]:
         return tuple(map(self._scores, range(model.depth)))
