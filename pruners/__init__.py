@@ -27,7 +27,7 @@ from pruners.pyramiddrop import PyramidDrop
 from pruners.replay import Replay
 from pruners.restore import RESTORE
 from pruners.selection import Selection, Weights, keep_top
-from pruners.simple import Downsample, Oracle, Pool, Random, Stride
+from pruners.simple import Downsample, Oracle, Pool, Random, RandomLayer, Stride
 from pruners.sparsevlm import SparseVLM
 from pruners.sparsevlm_plus import SparseVLMPlus
 from pruners.trim import TRIM
@@ -44,7 +44,7 @@ __all__ = [
     "DART", "DSTP", "PACT", "RESTORE", "TRIM", "VTW", "Blind", "Box", "Budgeted", "CDPruner", "DeSAP", "DivPrune",
     "Downsample", "FastV", "FasterVLM", "FitPrune", "FlowCut", "GPrune", "GlobalCom2", "HiPrune", "HiRED", "HoloV",
     "LookM", "ModelInfo", "MustDrop", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner",
-    "PrunerError", "PyramidDrop", "Random", "Replay", "Sample", "Selection", "SparseVLM", "SparseVLMPlus", "Stride",
-    "V2Drop", "VLCache", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip", "VisualLayout", "Weights",
-    "keep_top", "resolve_layer",
+    "PrunerError", "PyramidDrop", "Random", "RandomLayer", "Replay", "Sample", "Selection", "SparseVLM",
+    "SparseVLMPlus", "Stride", "V2Drop", "VLCache", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip",
+    "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip
