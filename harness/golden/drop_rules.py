@@ -50,8 +50,8 @@ def dual(golden: Golden) -> None:
     pruner = MustDrop(
         thresholds=(golden.ratio("in_global_thr"), golden.ratio("in_individual_thr")), drop_at=(layer,), key_share=0.0
     )
-    signals = {Attention(layer - 1, rows="text", head="mean", row="none"): attention.mean(0)}
-    _, after = prune(pruner, torch.zeros(n + text, 1), 0, n, LLAVA, signals)
+    paid = Attention(layer - 1, rows="text", head="mean", row="none")
+    _, after = prune(pruner, torch.zeros(n + text, 1), 0, n, LLAVA, {paid: attention.mean(0)})
     golden.equal("out_keep_index", after.column)
 
 
