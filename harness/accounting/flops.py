@@ -8,6 +8,7 @@ elementwise work are left out, as torch's counter leaves them out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from harness.accounting.dims import Dims
 
@@ -44,15 +45,39 @@ def project_flops(d: Dims, units: int) -> int:
     return 2 * units * (d.unit * d.tower_hidden * d.merger_hidden + d.merger_hidden * d.hidden)
 
 
-def tower_layer_flops(d: Dims, p: int) -> int:
-    """One tower layer on p tokens of one crop."""
+class TowerLayer(NamedTuple):
+    """Tower tokens of one crop in one layer, class token included.
+
+    Attributes:
+        attention: lengths of the segments that see themselves alone: one, or one per window.
+        mlp: tokens that enter the MLP; fewer, where a method acts before it.
+        left: tokens that enter the next layer or leave the tower.
+    """
+
+    attention: tuple[int, ...]
+    mlp: int
+    left: int
+
+    @classmethod
+    def whole(cls, n: int) -> TowerLayer:
+        """A layer that sees all of n tokens and lets none of them go."""
+        return cls((n,), n, n)
+
+    @property
+    def entered(self) -> int:
+        return sum(self.attention)
+
+
+def tower_layer_flops(d: Dims, layer: TowerLayer) -> int:
+    """One tower layer on one crop."""
     w = d.tower_hidden
-    return 2 * p * (4 * w * w + d.tower_mlp_products * w * d.tower_mlp) + 4 * p * p * w
+    attention = 8 * layer.entered * w * w + 4 * w * sum(n * n for n in layer.attention)
+    return attention + 2 * d.tower_mlp_products * layer.mlp * w * d.tower_mlp
 
 
-def vision_flops(d: Dims, tower_tokens: Sequence[int]) -> int:
-    """One crop; `tower_tokens` are the tokens entering each tower layer, then those leaving the last one."""
-    layers = sum(tower_layer_flops(d, p) for p in tower_tokens[:-1])
-    patches = [p - d.tower_cls for p in tower_tokens]
-    units = [patches[-1] // d.unit, *(patches[i] // d.unit for i in d.deepstack)]
-    return 2 * patches[0] * d.patch_inputs * d.tower_hidden + layers + project_flops(d, sum(units))
+def vision_flops(d: Dims, layers: Sequence[TowerLayer]) -> int:
+    """One crop through the tower, and what is left of it through the projectors."""
+    patches = layers[0].entered - d.tower_cls
+    projected = layers[-1].left - d.tower_cls + sum(layers[i].mlp - d.tower_cls for i in d.deepstack)
+    tower = sum(tower_layer_flops(d, layer) for layer in layers)
+    return 2 * patches * d.patch_inputs * d.tower_hidden + tower + project_flops(d, projected // d.unit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ def make_trace(
         ret_decode=(sum(per_step) / steps if steps else sum(visual) / d.depth) / n if n else None,
         kv=resident / (d.depth * n) if n else None,
         flops={
-            "vision": sum(vision_flops(d, tokens) for tokens in done.tower_tokens),
+            "vision": sum(vision_flops(d, layers) for layers in done.tower_tokens),
             "prefill": prefill_flops(d, segment.lengths),
             "decode": decode_flops(d, steps, read),
             "overhead": segment.overhead + extra.monitor + extra.recall,
@@ -121,8 +121,9 @@ def reply_text(model: Model, ids: list[int], decoding: Decoding) -> str:
 
 
 def exported(entry: dict[str, Any]) -> dict[str, Any]:
-    """One moment's kept sets as plain data, over the whole prompt, as `pruners.Replay` reads them."""
+    """One moment's kept sets as plain data, over the whole prompt in its order, as `pruners.Replay` reads them."""
     source: list[int] = []
+    stands: list[int] = []  # the old token at whose place each new one stands
     weights: tuple[list[int], list[int], list[float]] = ([], [], [])
     merged = False
     for group, selection in entry["chosen"]:
@@ -136,12 +137,17 @@ def exported(entry: dict[str, Any]) -> dict[str, Any]:
         weights[0].extend(row + len(source) for row in rows)
         weights[1].extend(old[col] for col in cols)
         weights[2].extend(values)
-        source += [old[s] if s >= 0 else -1 for s in chosen.source.tolist()]
+        own = [old[s] if s >= 0 else -1 for s in chosen.source.tolist()]
+        source += own
+        stands += accumulate((max(s, old[0]) for s in own), max)
+    order = sorted(range(len(source)), key=stands.__getitem__)  # crops may take turns in the sequence
+    rank = {row: place for place, row in enumerate(order)}
+    source, weights = [source[row] for row in order], ([rank[row] for row in weights[0]], *weights[1:])
     acted = [selection for _, selection in entry["chosen"] if selection is not None]
     names = {ids for ids in (selection.positions for selection in acted) if isinstance(ids, str)}
     given = [selection.positions for selection in acted if isinstance(selection.positions, Tensor)]
     if len(given) == len(entry["chosen"]):
-        positions: Any = torch.cat(given, dim=1).tolist()
+        positions: Any = torch.cat(given, dim=1)[:, order].tolist()
     else:
         positions = "renumber" if "renumber" in names else min(names, default="keep")
     partial = bool(given) and len(given) < len(entry["chosen"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from harness.engine.parts import Part
 from harness.engine.samples import make_sample
 from harness.engine.signals import token_axis
 from harness.engine.trace import Request
-from harness.models.base import EncoderHook, Features, Model, PictureInput, Prompt
+from harness.models.base import Features, Model, PictureInput, Prompt, Select, TowerHooks
 from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal, TowerSignal
@@ -55,6 +56,7 @@ class Vision:
     def __init__(self, model: Model, pruner: Pruner, cache: FeatureCache, part: Part) -> None:
         self.model, self.cache, self.part = model, cache, part
         self.stages = [s for s in pruner.stages() if "encoder" in s.moments()]
+        self.biased = [s for s in pruner.stages() if type(s).tower_bias is not Pruner.tower_bias]
         self.signals = tuple(
             dict.fromkeys(
                 s for stage in pruner.stages() for s in stage.signals(model.info) if isinstance(s, TowerSignal)
@@ -65,7 +67,7 @@ class Vision:
     def features(self, request: Request, prompt: Prompt) -> list[Features]:
         """Features of every picture of a prompt."""
         with self.part("vision"):
-            if self.stages:
+            if self.stages or self.biased:
                 return [self._acting(request, prompt, number) for number in range(len(prompt.pictures))]
             return [self._shared(picture) for picture in prompt.pictures]
 
@@ -79,30 +81,31 @@ class Vision:
         return replace(found, overhead=sum(found.costs.get(signal, 0) for signal in self.signals))
 
     def _acting(self, request: Request, prompt: Prompt, number: int) -> Features:
-        """Features under methods that drop tokens inside the tower."""
-        depth = self.model.info.tower_depth
-        acting = {layer: stage for stage in self.stages for layer in stage.tower_layers(depth)}
+        """Features under methods that act inside the tower."""
         sample = make_sample(request, prompt, self.model.embed(prompt.ids))
         start = sum(n for (picture, _), n in prompt.layout.counts().items() if picture < number)
         states: dict[int, State] = {id(stage): stage.start(sample) for stage in self.stages}
-        overhead = 0
+        goes, overhead = prompt.pictures[number].place, 0
+        goes = None if goes is None else goes.to(self.model.device)
 
         def charge(flops: int) -> None:
             nonlocal overhead
             overhead += flops
 
-        def hook(layer: int, units: Tensor, token: Tensor, so_far: Features) -> Selection | None:
-            stage = acting[layer]
-
+        def act(stage: Pruner, layer: int, units: Tensor, token: Tensor, so_far: Features) -> Selection | None:
             def record(signal: Signal, places: Tensor) -> Tensor:
                 value, recorded = so_far.signals[signal]
-                return value.index_select(token_axis(signal), torch.searchsorted(recorded, token[places]))
+                if recorded is not token:  # units have left, or changed places, since
+                    order = recorded.argsort()
+                    places = order[torch.searchsorted(recorded[order], token[places])]
+                return value.index_select(token_axis(signal), places)
 
             charge(stage.flops(self.model.info, "encoder", len(token), units.shape[1]))
             view = View(
-                sample=sample, layer=layer, picture=number, column=token + start,
+                sample=sample, layer=layer, picture=number, column=(token if goes is None else goes[token]) + start,
                 index=torch.arange(len(token), device=units.device),
-                hidden=units, positions=units.new_zeros(0, len(token)), size=units.new_ones(len(token)),
+                hidden=units, positions=units.new_zeros(0, len(token)),
+                size=units.new_ones(len(token)) if so_far.size is None else so_far.size,
                 state=states[id(stage)], record=record,
                 qk=_absent, final_norm=self.model.norm, project=self.model.project,
                 charge=charge,
@@ -110,9 +113,19 @@ class Vision:
             with self.part("overhead"):
                 return stage.at_encoder(view)
 
-        encoder_hook: EncoderHook = hook
-        out = self.model.encode(prompt.pictures[number], self.signals, encoder_hook, tuple(acting), self.part)
+        def layers(inside: bool) -> dict[int, Select]:
+            stages = [stage for stage in self.stages if stage.inside == inside]
+            depth = self.model.info.tower_depth
+            return {layer: partial(act, stage) for stage in stages for layer in stage.tower_layers(depth)}
+
+        hooks = TowerHooks(layers(True), layers(False), self._bias)
+        out = self.model.encode(prompt.pictures[number], self.signals, hooks, self.part)
         return replace(out, overhead=overhead + sum(out.costs.values()))
+
+    def _bias(self, layer: int, size: Tensor) -> Tensor | None:
+        """What all methods together add to the attention logits of a tower layer."""
+        terms = [term for stage in self.biased if (term := stage.tower_bias(layer, size)) is not None]
+        return torch.stack(terms).sum(0) if terms else None
 
 
 def _absent(_: int) -> tuple[Tensor, Tensor]:

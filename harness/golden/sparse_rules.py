@@ -174,8 +174,9 @@ def flowcut(golden: Golden) -> None:
     assert features.token is not None
     golden.equal("out_keep_index", features.token)
     golden.close("out_tokens", features.tokens)
-    counts = torch.tensor(features.tower_tokens[0]) - 1  # the last layer, which nobody reads, does not run
-    golden.equal("out_patch_count_per_hidden_state", torch.cat([counts, counts[-1:]]))
+    counts = [n, *(layer.left - 1 for layer in features.tower_tokens[0])]
+    counts.append(counts[-1])  # the last layer, which nobody reads, does not run
+    golden.equal("out_patch_count_per_hidden_state", torch.tensor(counts))
 
 
 METHODS: dict[str, Callable[[Golden], None]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.accounting.dims import Dims
+from harness.accounting.flops import TowerLayer
 from pruners.layout import VisualLayout
 from pruners.selection import Selection
 from pruners.signals import Signal
@@ -31,6 +32,10 @@ class BadSample(Exception):
     """A prompt cannot be built from a request (damaged picture, control tokens in the text)."""
 
 
+PADDING = 1 << 40
+"""Stands for a visual token of units that show padding alone and become none."""
+
+
 @dataclass(frozen=True)
 class PictureInput:
     """One picture, ready for the tower.
@@ -38,17 +43,23 @@ class PictureInput:
     Attributes:
         pixels: patches [P, patch_inputs], or crops [C, 3, height, width].
         grid: patches per column and row before merging, or crops per column and row.
-        key: hash of the pixels, for the feature cache.
+        key: hash of what the tower sees and where it goes, for the feature cache.
+        place: [m] which of the picture's visual tokens each unit of the tower becomes, and then each of its newlines;
+            or PADDING. None: all become visual tokens, in order.
     """
 
     pixels: Tensor
     grid: tuple[int, int]
     key: str
+    place: Tensor | None = None
 
     @classmethod
-    def of(cls, pixels: Tensor, grid: tuple[int, int]) -> PictureInput:
-        key = "" if pixels.is_meta else hashlib.sha256(pixels.numpy().tobytes() + repr(grid).encode()).hexdigest()
-        return cls(pixels, grid, key)
+    def of(cls, pixels: Tensor, grid: tuple[int, int], place: Tensor | None = None) -> PictureInput:
+        told = b"" if place is None else place.numpy().tobytes()
+        key = (
+            "" if pixels.is_meta else hashlib.sha256(pixels.numpy().tobytes() + told + repr(grid).encode()).hexdigest()
+        )
+        return cls(pixels, grid, key, place)
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ class Features:
         deepstack: [J, n, D] rows added after the first J language-model layers.
         token: [n] which of the picture's visual tokens each row is; None if all are there, in order.
         signals: declared tower signals, each with the visual tokens [n] that its token axis stands for.
-        tower_tokens: per crop, tower tokens that entered each tower layer, then those that left the last one.
+        size: [n] how many of them each row stands for; None: itself alone.
+        tower_tokens: per crop, what each tower layer computed on.
         costs: FLOPs that each signal took, where it took any.
         overhead: FLOPs charged to the method at work: its signals and the products of its rule.
     """
@@ -90,7 +102,8 @@ class Features:
     deepstack: Tensor
     token: Tensor | None = None
     signals: dict[Signal, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    tower_tokens: list[list[int]] = field(default_factory=list)
+    size: Tensor | None = None
+    tower_tokens: list[list[TowerLayer]] = field(default_factory=list)
     costs: dict[Signal, int] = field(default_factory=dict)
     overhead: int = 0
 
@@ -98,8 +111,26 @@ class Features:
 Shrink = Callable[[int, int], tuple[int, int]]
 """From rows and columns of a picture's visual tokens to those that it is shrunk to."""
 
-EncoderHook = Callable[[int, Tensor, Tensor, Features], Selection | None]
-"""(tower layer, units [n, unit * Dt], token [n], what was recorded so far), called after the layers a method names."""
+Select = Callable[[int, Tensor, Tensor, Features], Selection | None]
+"""(tower layer, units [n, unit * Dt], token [n], what was recorded so far, with the units' sizes) -> what goes on."""
+
+
+def no_bias(layer: int, size: Tensor) -> None:
+    """Attention as it is."""
+
+
+@dataclass(frozen=True)
+class TowerHooks:
+    """What methods do inside the tower.
+
+    Attributes:
+        inside, behind: layers between whose attention and MLP, and behind which, units are chosen.
+        bias: (tower layer, how many patches each key stands for [p]) -> what is added to attention logits [p].
+    """
+
+    inside: Mapping[int, Select] = field(default_factory=dict)
+    behind: Mapping[int, Select] = field(default_factory=dict)
+    bias: Callable[[int, Tensor], Tensor | None] = no_bias
 
 
 class Model(ABC):
@@ -132,8 +163,7 @@ class Model(ABC):
         self,
         picture: PictureInput,
         signals: Sequence[Signal] = (),
-        hook: EncoderHook | None = None,
-        hook_layers: Sequence[int] = (),
+        hooks: TowerHooks | None = None,
         part: Part = nullcontext,
     ) -> Features:
         """Vision tower and projector on one picture; what signals cost runs as part "overhead"."""

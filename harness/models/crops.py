@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.accounting.flops import tower_layer_flops
-from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt
+from harness.accounting.flops import TowerLayer, tower_layer_flops
+from harness.models.base import BadSample, Features, PictureInput, Prompt, TowerHooks
 from harness.models.decoder import Decoder, check_placeholders
+from harness.models.stream import Stream
 from harness.models.tower import class_signal, crop_axis, decoupled, hidden_signal
 from pruners.layout import Crop, VisualLayout
 from pruners.signals import ClipPatches, Signal, TowerHidden, TowerSignal
@@ -51,8 +52,16 @@ class CropModel(Decoder):
         """What enters the first tower layer [C, 1 + P, Dt]."""
 
     @abstractmethod
+    def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """First half of a tower layer; `mask` [1, 1, 1, p] is added to attention logits."""
+
+    @abstractmethod
+    def feed(self, block: Any, hidden: Tensor) -> Tensor:
+        """Second half: the MLP."""
+
     def run(self, block: Any, hidden: Tensor) -> Tensor:
         """One tower layer."""
+        return self.feed(block, self.attend(block, hidden))
 
     @abstractmethod
     def inside(self, block: Any) -> tuple[Any, Any]:
@@ -75,30 +84,35 @@ class CropModel(Decoder):
         """Expand each picture's placeholder and count positions."""
         token = self.config.image_token_id
         check_placeholders(ids, token, len(pictures))
-        left = (sum(crop.rows * crop.columns for crop in crops) for _, crops in pictures)
+        layout = self.layout(pictures)
+        left = iter(torch.bincount(layout.picture, minlength=len(pictures)).tolist())
         row = torch.tensor([t for i in ids for t in ([i] if i != token else [i] * next(left))])
         return Prompt(
             row, torch.arange(len(row))[None], len(row), (row == token).nonzero().flatten(),
-            VisualLayout.of_crops([crops for _, crops in pictures]), tuple(picture for picture, _ in pictures),
+            layout, tuple(picture for picture, _ in pictures),
         )  # fmt: skip
+
+    def layout(self, pictures: Sequence[tuple[PictureInput, list[Crop]]]) -> VisualLayout:
+        """Where the visual tokens of pictures come from."""
+        return VisualLayout.of_crops([crops for _, crops in pictures])
 
     def encode(
         self,
         picture: PictureInput,
         signals: Sequence[Signal] = (),
-        hook: EncoderHook | None = None,
-        hook_layers: Sequence[int] = (),
+        hooks: TowerHooks | None = None,
         part: Part = nullcontext,
     ) -> Features:
         where = {s: self._reach(s) for s in signals if isinstance(s, TowerSignal)}
-        if late := [i for i in hook_layers if i >= self.dims.tower_depth]:
-            raise ValueError(f"tower layer {late[0]} does not run, so nothing can leave after it")
+        acts = [] if hooks is None else sorted({*hooks.inside, *hooks.behind})
+        if late := [i for i in acts if i >= self.dims.tower_depth]:
+            raise ValueError(f"tower layer {late[0]} does not run, so nothing can leave it")
         hidden = self.enter(picture.pixels.to(self.device, self.dtype))
-        if hook is None:
-            return self._layers(hidden, 0, where, None, (), part)
+        if hooks is None:
+            return self._layers(hidden, 0, where, None, part)
         n = (hidden.shape[1] - 1) // self.info.unit
         crops = hidden.split(1)  # tokens leave them one by one, so their lengths differ from now on
-        return joined([self._layers(crop, i * n, where, hook, hook_layers, part) for i, crop in enumerate(crops)])
+        return joined([self._layers(crop, i * n, where, hooks, part) for i, crop in enumerate(crops)])
 
     def _reach(self, signal: TowerSignal) -> int:
         """The tower layer of a signal, from 0; raises ValueError if what it needs is never computed."""
@@ -109,44 +123,52 @@ class CropModel(Decoder):
         return layer
 
     def _layers(
-        self, hidden: Tensor, start: int, signals: dict[TowerSignal, int], hook: EncoderHook | None,
-        hook_layers: Sequence[int], part: Part,
-    ) -> Features:  # fmt: skip
+        self, hidden: Tensor, start: int, signals: dict[TowerSignal, int], hooks: TowerHooks | None, part: Part
+    ) -> Features:
         """All of the tower on crops [C, 1 + P, Dt] whose visual tokens count from `start`."""
-        crops, unit = len(hidden), self.info.unit
+        crops, unit, acts = len(hidden), self.info.unit, hooks or TowerHooks()
         token = torch.arange(start, start + crops * (hidden.shape[1] - 1) // unit, device=self.device)
+        stream = Stream(hidden, token, torch.ones(len(token), device=self.device), unit, cls=1)
         out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[] for _ in range(crops)])
         for i, block in enumerate(self.blocks[: self.dims.tower_depth + 1]):
-            entering, runs = hidden, i < self.dims.tower_depth
-            if runs:
-                for entered in out.tower_tokens:
-                    entered.append(hidden.shape[1])
-                hidden = self.run(block, entering)
-            for signal in [signal for signal, layer in signals.items() if layer == i]:
-                if isinstance(signal, TowerHidden):
-                    out.signals[signal] = (hidden_signal(signal, hidden, 1, unit), token)
-                    continue
-                with part("overhead"):
-                    if isinstance(signal, ClipPatches):
-                        value, cost = self._clip_patches(signal, block, entering, hidden if runs else None)
-                    else:
-                        value, cost = class_signal(signal, *self.inside(block), entering, unit)
-                out.signals[signal], out.costs[signal] = (value, token), cost
+            entering, runs = stream.hidden, i < self.dims.tower_depth
+            here = [signal for signal, layer in signals.items() if layer == i]
+            for signal in here:
+                if not (runs and of_output(signal)):
+                    self._record(signal, block, entering, None, stream.token, out, part)
             if not runs:
                 break
-            if hook is not None and i in hook_layers:
-                units = hidden[0, 1:].reshape(len(token), -1)
-                selection = hook(i, units, token, out)
-                if selection is not None:
-                    rows = selection.rows(units).reshape(1, len(selection) * unit, -1)
-                    hidden = torch.cat([hidden[:, :1], rows], dim=1)
-                    token = token[selection.source]
-        for entered in out.tower_tokens:
-            entered.append(hidden.shape[1])
-        out.tokens = self.project(hidden[:, 1:].reshape(len(token), -1))
+            stream.hidden = self.attend(block, entering, stream.mask(acts, i))
+            stream.act(acts.inside.get(i), i, out)
+            fed = len(stream)
+            stream.hidden = self.feed(block, stream.hidden)
+            for signal in here:
+                if of_output(signal):
+                    self._record(signal, block, entering, stream.hidden, stream.token, out, part)
+            stream.act(acts.behind.get(i), i, out)
+            for crop in out.tower_tokens:
+                crop.append(TowerLayer((entering.shape[1],), fed, len(stream)))
+        out.tokens = self.project(stream.units)
         out.deepstack = out.tokens.new_zeros(0, *out.tokens.shape)
-        out.token = token if hook is not None else None
+        if hooks is not None:
+            out.token, out.size = stream.token, stream.size
         return out
+
+    def _record(
+        self, signal: TowerSignal, block: Any, entering: Tensor, leaving: Tensor | None, token: Tensor, out: Features,
+        part: Part,
+    ) -> None:  # fmt: skip
+        """Record a signal of a layer; `leaving` is its output where there is one."""
+        if isinstance(signal, TowerHidden):
+            assert leaving is not None
+            out.signals[signal] = (hidden_signal(signal, leaving, 1, self.info.unit), token)
+            return
+        with part("overhead"):
+            if isinstance(signal, ClipPatches):
+                value, cost = self._clip_patches(signal, block, entering, leaving)
+            else:
+                value, cost = class_signal(signal, *self.inside(block), entering, self.info.unit)
+        out.signals[signal], out.costs[signal] = (value, token), cost
 
     def _clip_patches(
         self, signal: ClipPatches, block: Any, entering: Tensor, leaving: Tensor | None
@@ -156,14 +178,21 @@ class CropModel(Decoder):
         if signal.form == "hidden":
             if leaving is None:
                 leaving = self.run(block, entering)
-                cost = len(entering) * tower_layer_flops(self.dims, entering.shape[1])
-            states = leaving[:, rows]
+                p = entering.shape[1]
+                cost = len(entering) * tower_layer_flops(self.dims, TowerLayer.whole(p))
+            p, states = leaving.shape[1], leaving[:, rows]
         else:
             norm, attention = self.inside(block)
             states, cost = decoupled(signal.form, attention, norm(entering), rows)
+            p = entering.shape[1]
         made = self.clip_space(states).float()
         cost += 2 * states.numel() * made.shape[-1]
-        return made.expand(-1, entering.shape[1] - 1, -1).flatten(0, 1), cost
+        return made.expand(-1, p - 1, -1).flatten(0, 1), cost
+
+
+def of_output(signal: TowerSignal) -> bool:
+    """Whether a signal is made of what leaves its layer, not of what enters it."""
+    return isinstance(signal, TowerHidden) or (isinstance(signal, ClipPatches) and signal.form == "hidden")
 
 
 def joined(crops: list[Features]) -> Features:
@@ -171,6 +200,7 @@ def joined(crops: list[Features]) -> Features:
     tokens = torch.cat([crop.tokens for crop in crops])
     out = Features(tokens, tokens.new_zeros(0, *tokens.shape))
     out.token = torch.cat([crop.token for crop in crops if crop.token is not None])
+    out.size = torch.cat([crop.size for crop in crops if crop.size is not None])
     out.tower_tokens = [counts for crop in crops for counts in crop.tower_tokens]
     for signal in crops[0].signals:
         values, places = zip(*(crop.signals[signal] for crop in crops), strict=True)

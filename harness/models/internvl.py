@@ -99,9 +99,13 @@ class InternVL(CropModel):
         patches = hidden[:, 1:].reshape(len(hidden), self.side, m, self.side, m, -1).transpose(2, 3)
         return torch.cat([hidden[:, :1], patches.reshape(len(hidden), (self.side * m) ** 2, -1)], dim=1)
 
-    def run(self, block: Any, hidden: Tensor) -> Tensor:
-        out: Tensor = block(hidden)
-        return out
+    def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        out: Tensor = block.lambda_1 * block.attention(block.layernorm_before(hidden), attention_mask=mask)[0]
+        return hidden + out
+
+    def feed(self, block: Any, hidden: Tensor) -> Tensor:
+        out: Tensor = block.lambda_2 * block.mlp(block.layernorm_after(hidden))
+        return hidden + out
 
     def inside(self, block: Any) -> tuple[Any, Any]:
         return block.layernorm_before, block.attention

@@ -83,8 +83,7 @@ class Llava(CropModel):
         return f"{system} USER: {asked} ASSISTANT:".lstrip(), images
 
     def look(self, image: Any) -> tuple[PictureInput, list[Crop]]:
-        if max(image.size) > MOST_ASPECT * min(image.size):
-            raise ValueError(f"the aspect ratio of {image.width} x {image.height} pixels is above {MOST_ASPECT}")
+        check_aspect(image)
         pixels = self.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         return PictureInput.of(pixels, (1, 1)), [self.crop(image.height, image.width)]
 
@@ -98,9 +97,13 @@ class Llava(CropModel):
         hidden: Tensor = self.tower.pre_layrnorm(self.tower.embeddings(pixels))
         return hidden
 
-    def run(self, block: Any, hidden: Tensor) -> Tensor:
-        out: Tensor = block(hidden, attention_mask=None)
-        return out
+    def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        out: Tensor = block.self_attn(hidden_states=block.layer_norm1(hidden), attention_mask=mask)[0]
+        return hidden + out
+
+    def feed(self, block: Any, hidden: Tensor) -> Tensor:
+        out: Tensor = block.mlp(block.layer_norm2(hidden))
+        return hidden + out
 
     def inside(self, block: Any) -> tuple[Any, Any]:
         return block.layer_norm1, block.self_attn
@@ -121,6 +124,12 @@ class Llava(CropModel):
     def project(self, units: Tensor) -> Tensor:
         tokens: Tensor = self.projector(units)
         return tokens
+
+
+def check_aspect(image: Any) -> None:
+    """Raise ValueError for a picture that is too elongated."""
+    if max(image.size) > MOST_ASPECT * min(image.size):
+        raise ValueError(f"the aspect ratio of {image.width} x {image.height} pixels is above {MOST_ASPECT}")
 
 
 def info(config: Any, name: str) -> ModelInfo:

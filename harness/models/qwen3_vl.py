@@ -13,10 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from harness.accounting.dims import Dims
-from harness.models.base import BadSample, EncoderHook, Features, PictureInput, Prompt, Shrink
+from harness.accounting.flops import TowerLayer
+from harness.models.base import BadSample, Features, PictureInput, Prompt, Shrink, TowerHooks
 from harness.models.decoder import Decoder, check_placeholders, conversation
 from harness.models.sizes import rope_parameters, rope_turns, text_dims
+from harness.models.stream import Stream, joint_attention
 from harness.models.tower import hidden_signal, joint_signal
+from harness.models.windows import Windows
 from pruners.layout import VisualLayout
 from pruners.signals import Signal, TowerHidden
 from pruners.views import ModelInfo
@@ -113,44 +116,62 @@ class Qwen3VL(Decoder):
         self,
         picture: PictureInput,
         signals: Sequence[Signal] = (),
-        hook: EncoderHook | None = None,
-        hook_layers: Sequence[int] = (),
+        hooks: TowerHooks | None = None,
         part: Part = nullcontext,
     ) -> Features:
-        tower, unit = self.visual, self.merge**2
-        hidden = tower.patch_embed(picture.pixels.to(self.device, self.dtype)) + self._places(*picture.grid)
-        cos, sin = self._tower_rope(*picture.grid)
+        tower, unit, acts = self.visual, self.merge**2, hooks or TowerHooks()
+        hidden = self.enter(picture)
         token = torch.arange(len(hidden) // unit, device=self.device)
+        stream = Stream(
+            hidden[None], token, torch.ones(len(token), device=self.device), unit,
+            rope=self._tower_rope(*picture.grid), windows=self.windows(picture),
+        )  # fmt: skip
         out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[]])
-        deepstack: list[Tensor] = []
         for i, block in enumerate(tower.blocks):
-            out.tower_tokens[0].append(len(hidden))
             here = [s for s in signals if getattr(s, "layer", None) in (i, i - len(tower.blocks))]
+            windows = None if i in self.global_layers else stream.windows
             for signal in here:
                 if not isinstance(signal, TowerHidden):
                     with part("overhead"):
-                        value, out.costs[signal] = joint_signal(signal, block, hidden, (cos, sin), unit)
-                    out.signals[signal] = (value, token)
-            ends = torch.tensor([0, len(hidden)], dtype=torch.int32)
-            hidden = block(hidden, cu_seqlens=ends, position_embeddings=(cos, sin))
+                        value, out.costs[signal] = joint_signal(
+                            signal, block, stream.hidden[0], stream.rope, unit, windows
+                        )
+                    out.signals[signal] = (value, stream.token)
+            seen = [len(stream)] if windows is None else [units * unit for units in windows.counts]
+            stream.hidden = stream.hidden + joint_attention(
+                block.attn, block.norm1(stream.hidden[0]), stream.rope, windows, stream.mask(acts, i)
+            )
+            stream.act(acts.inside.get(i), i, out)
+            fed = len(stream)
+            stream.hidden = stream.hidden + block.mlp(block.norm2(stream.hidden))
             for signal in here:
                 if isinstance(signal, TowerHidden):
-                    out.signals[signal] = (hidden_signal(signal, hidden[None], 0, unit), token)
-            if i in tower.deepstack_visual_indexes:
-                deepstack.append(tower.deepstack_merger_list[len(deepstack)](hidden))
-            selection = hook(i, hidden.reshape(len(token), -1), token, out) if hook and i in hook_layers else None
-            if selection is not None:
-                hidden = selection.rows(hidden.reshape(len(token), -1)).reshape(len(selection) * unit, -1)
-                cos, sin = (
-                    t.reshape(len(token), -1)[selection.source].reshape(len(selection) * unit, -1) for t in (cos, sin)
-                )
-                deepstack = [selection.mix(rows) for rows in deepstack]
-                token = token[selection.source]
-                out.token = token
-        out.tower_tokens[0].append(len(hidden))
-        out.tokens = self.project(hidden.reshape(len(token), -1))
-        out.deepstack = torch.stack(deepstack) if deepstack else out.tokens.new_zeros(0, *out.tokens.shape)
+                    out.signals[signal] = (hidden_signal(signal, stream.hidden, 0, unit), stream.token)
+            if i in self.dims.deepstack:
+                stream.deepstack.append(tower.deepstack_merger_list[len(stream.deepstack)](stream.hidden[0]))
+            stream.act(acts.behind.get(i), i, out)
+            out.tower_tokens[0].append(TowerLayer(tuple(seen), fed, len(stream)))
+        out.tokens = self.project(stream.units)
+        out.deepstack = (
+            torch.stack(stream.deepstack) if stream.deepstack else out.tokens.new_zeros(0, *out.tokens.shape)
+        )
+        if hooks is not None:
+            out.token, out.size = stream.token, stream.size
         return out
+
+    def enter(self, picture: PictureInput) -> Tensor:
+        """What enters the first tower layer [P, Dt]."""
+        patches: Tensor = self.visual.patch_embed(picture.pixels.to(self.device, self.dtype))
+        return patches + self._places(*picture.grid)
+
+    def windows(self, picture: PictureInput) -> Windows | None:
+        """Which units see each other in all tower layers but `global_layers`; None: all."""
+        return None
+
+    @property
+    def global_layers(self) -> Sequence[int]:
+        """Tower layers that attend to the whole picture although others see windows."""
+        return ()
 
     def project(self, units: Tensor) -> Tensor:
         tokens: Tensor = self.visual.merger(units.reshape(-1, self.config.vision_config.hidden_size))

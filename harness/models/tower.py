@@ -6,6 +6,7 @@ tokens take part in attention and leave afterwards. Everything is float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ BLOCK = 256
 """Query rows per block: attention is summed over blocks, so that no [H, P, P] tensor exists."""
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rope: Sequence[Tensor]) -> Tensor:
     """Rotary embedding of x [H, n, d] with tables [n, d]: pairs are (i, i + d / 2)."""
     cos, sin = rope
     first, second = x.chunk(2, dim=-1)
@@ -58,7 +59,7 @@ def hidden_signal(signal: TowerHidden, hidden: Tensor, cls: int, unit: int) -> T
 
 
 def joint_signal(
-    signal: Signal, block: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], unit: int, windows: Windows | None = None
+    signal: Signal, block: Any, hidden: Tensor, rope: Sequence[Tensor], unit: int, windows: Windows | None = None
 ) -> tuple[Tensor, int]:
     """A signal of a block with `norm1` and a joint `attn.qkv`, from the states [P, Dt] entering it, and its FLOPs."""
     p, width = hidden.shape

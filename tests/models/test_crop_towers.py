@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.accounting.flops import vision_flops
+from harness.accounting.flops import TowerLayer, vision_flops
 from harness.engine import Decoding, Engine, Request
-from harness.models.base import Features
+from harness.models.base import Features, TowerHooks
 from pruners import NoPruning, Selection, Weights
 from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues
 from tests.tiny import CONFIGS, INTERNVL3_5_8B, LLAVA_1_5_7B, Grid, Prompted, stock, stock_inputs
@@ -50,8 +50,8 @@ def test_features_equal_stock(name: str, grid: Grid) -> None:
     ).pooler_output  # fmt: skip
     out = model.encode(picture)
     close(out.tokens, torch.cat(list(want)))
-    layers, tokens = model.dims.tower_depth + 1, picture.pixels.shape[-1] ** 2 // 16 + 1
-    assert out.tower_tokens == [[tokens] * layers] * len(picture.pixels)
+    tokens = picture.pixels.shape[-1] ** 2 // 16 + 1
+    assert out.tower_tokens == [[TowerLayer.whole(tokens)] * model.dims.tower_depth] * len(picture.pixels)
     assert out.deepstack.shape == (0, *out.tokens.shape) and out.token is None and not out.costs
 
 
@@ -149,14 +149,14 @@ def test_leaving_after_the_last_layer(name: str) -> None:
         crop = len(seen) - 1
         return None if crop == 1 else Selection(torch.arange(n)[crop::2])
 
-    out = model.encode(picture, LISTED, hook, [last])
+    out = model.encode(picture, LISTED, TowerHooks(behind={last: hook}))
     crops = [list(range(i * n, (i + 1) * n)) for i in range(len(picture.pixels))]
     width = model.info.unit * model.dims.tower_hidden
     assert seen == [(last, (n, width), crop) for crop in crops]
     kept = [t for i, crop in enumerate(crops) for t in (crop if i == 1 else crop[i::2])]
     assert out.token is not None and out.token.tolist() == kept
     close(out.tokens, full[kept])
-    assert [counts[-1] for counts in out.tower_tokens] == [
+    assert [layers[-1].left for layers in out.tower_tokens] == [
         1 + model.info.unit * len([t for t in kept if t in crop]) for crop in crops
     ]
     everything = model.encode(picture, LISTED)
@@ -167,7 +167,7 @@ def test_leaving_after_the_last_layer(name: str) -> None:
         else:
             assert name == "llava" and token.tolist() == kept
     with pytest.raises(ValueError, match="does not run"):
-        model.encode(picture, (), hook, [last + 1])
+        model.encode(picture, (), TowerHooks(behind={last + 1: hook}))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -180,7 +180,7 @@ def test_leaving_between_layers(name: str) -> None:
     keep = torch.arange(n)[::2]
     merge = Weights(torch.arange(len(keep)), keep, torch.ones(len(keep)))
     plain, weighted = (
-        model.encode(picture, (), lambda *_, chosen=chosen: chosen, [0])
+        model.encode(picture, (), TowerHooks(behind={0: lambda *_, chosen=chosen: chosen}))
         for chosen in (Selection(keep), Selection(keep, merge))
     )
     torch.testing.assert_close(plain.tokens, weighted.tokens)
@@ -207,11 +207,11 @@ def test_costs_equal_torchs_counter(name: str) -> None:
     for signals, layers in (((), ()), (LISTED, ()), (LISTED, (1,))):
         seen: list[int] = []
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            out = model.encode(picture, signals, hook if layers else None, layers)
-        ours = sum(vision_flops(model.dims, counts) for counts in out.tower_tokens)
+            out = model.encode(picture, signals, TowerHooks(behind=dict.fromkeys(layers, hook)) if layers else None)
+        ours = sum(vision_flops(model.dims, layers) for layers in out.tower_tokens)
         assert counter.get_total_flops() == ours + sum(out.costs.values())
         assert len(out.costs) == sum(not isinstance(s, TowerHidden) for s in signals)
     if name == "llava_1_5_7b":  # 576 patches and the class token through 23 layers
-        assert model.encode(picture).tower_tokens == [[577] * 24]
+        assert model.encode(picture).tower_tokens == [[TowerLayer.whole(577)] * 23]
     if name == "internvl3_5_8b":  # four tiles and the thumbnail, 1,024 patches each
-        assert model.encode(picture).tower_tokens == [[1025] * 25] * 5
+        assert model.encode(picture).tower_tokens == [[TowerLayer.whole(1025)] * 24] * 5

@@ -1,0 +1,93 @@
+"""What goes from one half of a tower layer to the next, while methods take units away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.models.attention import sdpa
+from harness.models.base import Features, Select, TowerHooks
+from harness.models.tower import rotate
+from harness.models.windows import Windows
+
+
+@dataclass
+class Stream:
+    """One crop inside the tower, or several of equal length as long as nothing can leave them.
+
+    Attributes:
+        hidden: [C, cls + n * unit, Dt] class tokens, then the tower tokens unit by unit.
+        token: [n] visual token that each unit continues, over all crops.
+        size: [n] how many units each one stands for.
+        unit, cls: tower tokens per unit, class tokens per crop.
+        rope: cosines and sines [n * unit, d], for towers that turn by position.
+        windows: which units see each other in layers with window attention.
+        deepstack: rows [n, D] made so far.
+    """
+
+    hidden: Tensor
+    token: Tensor
+    size: Tensor
+    unit: int
+    cls: int = 0
+    rope: tuple[Tensor, ...] = ()
+    windows: Windows | None = None
+    deepstack: list[Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Tower tokens per crop."""
+        return self.hidden.shape[1]
+
+    @property
+    def units(self) -> Tensor:
+        """[n, unit * Dt], over all crops."""
+        return self.hidden[:, self.cls :].reshape(len(self.token), -1)
+
+    def mask(self, hooks: TowerHooks, layer: int) -> Tensor | None:
+        """What methods add to attention logits, [1, 1, 1, cls + n * unit], or None.
+
+        A class token has size 1; each patch of a unit stands for as many patches as the unit does for units.
+        """
+        size = torch.cat([self.size.new_ones(self.cls), self.size.repeat_interleave(self.unit)])
+        bias = hooks.bias(layer, size)
+        return None if bias is None else bias.to(self.hidden)[None, None, None]
+
+    def act(self, select: Select | None, layer: int, out: Features) -> None:
+        """Let a method choose among the units of the one crop; everything else follows."""
+        if select is None:
+            return
+        out.size = self.size
+        units = self.units
+        selection = select(layer, units, self.token, out)
+        if selection is None:
+            return
+        rows = selection.rows(units).reshape(1, -1, self.hidden.shape[2])
+        self.hidden = torch.cat([self.hidden[:, : self.cls], rows], dim=1)
+        self.rope = tuple(t.unflatten(0, (-1, self.unit))[selection.source].flatten(0, 1) for t in self.rope)
+        if self.windows is not None:
+            self.windows = self.windows.following(selection.source)
+        self.deepstack = [selection.mix(made) for made in self.deepstack]
+        self.token, self.size = self.token[selection.source], selection.sizes(self.size)
+
+
+def joint_attention(
+    attention: Any, x: Tensor, rope: Sequence[Tensor], windows: Windows | None, mask: Tensor | None
+) -> Tensor:
+    """What a module with `qkv` and `proj`, whose own forward takes no mask, makes of x [P, Dt].
+
+    `mask` [1, 1, 1, P] is added to attention logits.
+    """
+    q, k, v = attention.qkv(x).reshape(len(x), 3, attention.num_heads, -1).permute(1, 2, 0, 3)
+    q, k = (rotate(y.float(), rope).to(y.dtype) for y in (q, k))
+    if windows is None:
+        mixed = sdpa(q[None], k[None], v[None], mask)[0]
+    else:
+        masks = [None] * len(windows.batches) if mask is None else [m.mT for m in windows.split(mask[0].mT)]
+        parts = zip(*(windows.split(y) for y in (q, k, v)), masks, strict=True)
+        mixed = windows.join([sdpa(*part).transpose(1, 2) for part in parts]).transpose(0, 1)
+    out: Tensor = attention.proj(mixed.flatten(1))
+    return out
