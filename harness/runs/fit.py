@@ -62,10 +62,9 @@ def fit(config: RunConfig, backend: Backend, out: Path | None) -> tuple[Rows, st
     console, measured = Console(stderr=True), list[Numbers]()
     for request in track(requests, "fit", console=console, transient=True, disable=not console.is_terminal):
         try:
-            prompt = model.prepare(request)
-            if len(prompt.visual):
-                features = Vision(model, NoPruning(), FeatureCache(0), ignore).features(request, prompt)
-                measured.append(kind.measure(model, (request, prompt, features)))
+            sample = ready(model, request)
+            if len(sample[1].visual):
+                measured.append(kind.measure(model, sample))
         except Exception as error:
             raise InputError(f"sample {request.id} failed: {type(error).__name__}: {error}") from error
     if not measured:
@@ -98,22 +97,28 @@ def chosen(config: RunConfig) -> list[Request]:
     return [Request(item.id, item.content, (*before, *item.system)) for item in taken]
 
 
-def prefill(model: Model, pruner: Pruner, ready: Ready) -> Prefilled:
+def ready(model: Model, request: Request) -> Ready:
+    """A prompt with the features of its pictures, which all passes over it share."""
+    prompt = model.prepare(request)
+    return request, prompt, Vision(model, NoPruning(), FeatureCache(0), ignore).features(request, prompt)
+
+
+def prefill(model: Model, pruner: Pruner, sample: Ready) -> Prefilled:
     """One pass over a prompt under a method."""
-    (done,) = Prefill(model, pruner.resolved(model.info), ignore).run([ready])
+    (done,) = Prefill(model, pruner.resolved(model.info), ignore).run([sample])
     return done
 
 
-def left(model: Model, ready: Ready) -> Numbers:
+def left(model: Model, sample: Ready) -> Numbers:
     """Share of visual tokens that FitPrune's fit leaves at the entrance of every layer, for each of ALPHAS."""
-    full, n = prefill(model, Spare(), ready), len(ready[1].visual)
+    full, n = prefill(model, Spare(), sample), len(sample[1].visual)
 
     def total(signal: Signal) -> float:
         return float(full.records[0].read(signal, full.segment, full.segment.visual).double().sum())
 
     signals = [attention(layer) for layer in range(model.info.depth - 1)]
     masses = tuple((total(visual) / n, total(text)) for visual, text in signals)
-    return [[k / n for k in prefill(model, Spare(alpha=alpha, masses=masses), ready).visual] for alpha in ALPHAS]
+    return [[k / n for k in prefill(model, Spare(alpha=alpha, masses=masses), sample).visual] for alpha in ALPHAS]
 
 
 def schedules(pruner: FitPrune, found: Numbers) -> tuple[Rows, str]:
@@ -127,10 +132,10 @@ def schedules(pruner: FitPrune, found: Numbers) -> tuple[Rows, str]:
     return rows, f"share of visual tokens that enters each layer; keep= can be as low as {least:.3g}"
 
 
-def divergence(model: Model, ready: Ready) -> Numbers:
+def divergence(model: Model, sample: Ready) -> Numbers:
     """KL(withdrawn || full) of the reply's first token, in nats, if all visual tokens leave before each layer."""
-    full = prefill(model, NoPruning(), ready).logits.double().log_softmax(-1)
-    without = (prefill(model, VTW(layer=layer), ready).logits for layer in range(model.info.depth))
+    full = prefill(model, NoPruning(), sample).logits.double().log_softmax(-1)
+    without = (prefill(model, VTW(layer=layer), sample).logits for layer in range(model.info.depth))
     return [[float(kl_div(full, x.double().log_softmax(-1), reduction="sum", log_target=True)) for x in without]]
 
 
