@@ -43,7 +43,7 @@ def expected(
         for i in kept:
             row = list(x[i])
             for e, similarity in groups[i]:
-                for c in range(WIDTH):
+                for c in range(len(row)):
                     row[c] += {
                         "pivotal": (x[e][c] + x[i][c]) / 2, "averaged": x[e][c], "weighted": similarity * x[e][c],
                     }[merge]  # fmt: skip
