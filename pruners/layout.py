@@ -88,6 +88,11 @@ class VisualLayout:
         """Visual tokens of every (picture, crop) that has any, in ascending order."""
         return dict(sorted(Counter(zip(self.picture.tolist(), self.crop.tolist(), strict=True)).items()))
 
+    def numbers(self) -> Tensor:
+        """[N] which of the keys of `counts` each token is of, by number."""
+        numbers: Tensor = (self.picture * 2**32 + self.crop).unique(return_inverse=True)[1]
+        return numbers
+
     def inside(self, picture: int, top: float, left: float, bottom: float, right: float) -> Tensor:
         """Indices of the PATCH tokens whose area overlaps a box given in fractions 0..1 of the picture."""
         found = []

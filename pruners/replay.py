@@ -25,6 +25,7 @@ class Replay(Pruner):
     """
 
     scope: ClassVar = "prompt"
+    newlines: ClassVar = "see"
     path: str
     _sets: dict[str, list[dict[str, Any]]] = field(init=False, repr=False, compare=False, default_factory=dict)
 

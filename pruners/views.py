@@ -121,6 +121,7 @@ class View:
         qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`; before RoPE if turned=False.
         project: the model's projector, [m, unit * Dt] -> [m, D], for methods that merge before it.
         charge: counts FLOPs of the rule whose number depends on values or on the text, beside `Pruner.flops`.
+        crops: which of the tokens stand in each crop; empty where they are of one crop.
     """
 
     sample: Sample
@@ -137,6 +138,7 @@ class View:
     final_norm: Callable[[Tensor], Tensor] = field(repr=False)
     project: Callable[[Tensor], Tensor] = field(repr=False)
     charge: Callable[[int], None] = field(default=lambda _: None, repr=False)
+    crops: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return self.index.shape[0]

@@ -45,7 +45,7 @@ class Drawn(Prompted):
 @cache
 def drawn(family: str) -> Model:
     """A random model of another family than the shipped one, with noise so that its replies vary."""
-    return Drawn(CONFIGS[BY_FAMILY[family]], "cpu", [], noise=0.15)
+    return Drawn(CONFIGS[BY_FAMILY.get(family, family)], "cpu", [], noise=0.15)
 
 
 @pytest.fixture(params=["trained", "random", "internvl", "llava"])

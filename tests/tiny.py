@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import InternVLConfig, LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+from transformers import (
+    InternVLConfig,
+    LlavaConfig,
+    LlavaNextConfig,
+    PreTrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen3VLConfig,
+)
 
 from harness.engine import Request
 from harness.models import Model
@@ -17,13 +25,17 @@ from harness.models.attention import NAME
 from harness.models.base import PictureInput, Prompt
 from harness.models.internvl import InternVL
 from harness.models.llava import Llava
+from harness.models.llava_next import LlavaNext
 from harness.models.loading import FAMILIES
 from harness.models.qwen2_5_vl import Qwen25VL
 from harness.models.qwen3_vl import Qwen3VL
 
 IMAGE = 5
 Grid = tuple[int, int]
-"""A picture: patches per column and row (Qwen), tiles per column and row (InternVL), anything (LLaVA: one crop)."""
+"""A picture: patches per column and row (Qwen), tiles per column and row (InternVL), anything (LLaVA: one crop).
+
+For LLaVA-NeXT it is what `size` makes pixels of: roughly tiles per column and row, which it does not fill.
+"""
 
 
 def config(text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Qwen3VLConfig:
@@ -68,12 +80,21 @@ def internvl(
     )  # fmt: skip
 
 
-def llava(text: Mapping[str, Any], tower: Mapping[str, Any]) -> LlavaConfig:
+def llava(
+    text: Mapping[str, Any], tower: Mapping[str, Any], kind: type[PreTrainedConfig] = LlavaConfig, **options: Any
+) -> PreTrainedConfig:
     """The same for one square crop, without a head size of its own, as published."""
-    return LlavaConfig(
+    return kind(
         image_token_index=IMAGE, vision_config={"model_type": "clip_vision_model", **tower},
-        text_config={"model_type": "llama", **headless(text), **LONG, **NO_IDS},
+        text_config={"model_type": "llama", **headless(text), **LONG, **NO_IDS}, **options,
     )  # fmt: skip
+
+
+def llava_next(text: Mapping[str, Any], tower: Mapping[str, Any]) -> PreTrainedConfig:
+    """The same for an overview and up to four tiles, in the published shapes."""
+    t = tower["image_size"]
+    shapes = [[t, 2 * t], [2 * t, t], [2 * t, 2 * t], [3 * t, t], [t, 3 * t]]
+    return llava(text, tower, LlavaNextConfig, image_grid_pinpoints=shapes)
 
 
 NO_IDS = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
@@ -132,6 +153,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "llava": llava(  # 5 x 5 patches, three of four tower layers run
         text_sizes(80, 5, 5, 5, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 20)
     ),
+    "llava_next": llava_next(  # 4 x 4 patches per crop
+        text_sizes(80, 5, 5, 5, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 16)
+    ),
 }  # fmt: skip
 BY_FAMILY = {"qwen3_vl": "untied", "internvl": "internvl", "llava": "llava"}
 """One configuration per family, for tests that run once per family."""
@@ -157,7 +181,8 @@ class Words:
         return {}
 
 
-ADAPTERS: dict[str, type[Model]] = {"qwen3_vl": Qwen3VL, "qwen2_5_vl": Qwen25VL, "internvl": InternVL, "llava": Llava}
+ADAPTERS: dict[str, type[Model]] = {"qwen3_vl": Qwen3VL, "qwen2_5_vl": Qwen25VL, "internvl": InternVL, "llava": Llava,
+                                    "llava_next": LlavaNext}  # fmt: skip
 
 
 class Prompted(Model):
@@ -196,6 +221,9 @@ class Prompted(Model):
         if isinstance(self, InternVL):
             return self.lay_out(self.ids, [(picture, self.tiles(*picture.grid)) for picture in self.pictures])
         assert isinstance(self, Llava)
+        if isinstance(self, LlavaNext):
+            known = [(picture, *self.arrange(*size(picture.grid))) for picture in self.pictures]
+            return self.lay_out(self.ids, [(replace(picture, place=place), crops) for picture, crops, place in known])
         return self.lay_out(self.ids, [(picture, [self.crop(1, 1)]) for picture in self.pictures])
 
 
@@ -212,9 +240,17 @@ def pixels(model: Model, grid: Grid, device: str) -> torch.Tensor:
     if isinstance(model, Qwen3VL):
         return torch.randn(grid[0] * grid[1], model.dims.patch_inputs, device=device)
     crops = len(model.tiles(*grid)) if isinstance(model, InternVL) else 1
-    size = model.net.config.vision_config.image_size
-    side = size if isinstance(size, int) else size[0]
+    if isinstance(model, LlavaNext):
+        rows, columns = model.tiles(*size(grid))
+        crops = 1 + rows * columns
+    given = model.net.config.vision_config.image_size
+    side = given if isinstance(given, int) else given[0]
     return torch.randn(crops, 3, side, side, device=device)
+
+
+def size(grid: Grid) -> tuple[int, int]:
+    """Height and width of a picture for LLaVA-NeXT, whose shape differs a little from that of its tiles."""
+    return 12 * grid[0], 12 * grid[1] - 5
 
 
 def stock(model: Model) -> Any:
@@ -235,4 +271,6 @@ def stock_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
             out["image_grid_thw"] = torch.tensor([[1, *p.grid] for p in prompt.pictures])
     if prompt.pictures:
         out["pixel_values"] = torch.cat([p.pixels for p in prompt.pictures])
+    if prompt.pictures and isinstance(model, LlavaNext):
+        out["image_sizes"] = torch.tensor([size(p.grid) for p in prompt.pictures])
     return out

@@ -127,7 +127,7 @@ def exported(entry: dict[str, Any]) -> dict[str, Any]:
     weights: tuple[list[int], list[int], list[float]] = ([], [], [])
     merged = False
     for group, selection in entry["chosen"]:
-        chosen = selection or Selection(torch.arange(len(group)))
+        chosen = Selection(torch.arange(len(group))) if selection is None else selection
         old = group.tolist()
         if chosen.weights is not None:
             merged = True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.accounting.flops import project_flops
+from harness.accounting.flops import TowerLayer, project_flops
 from harness.engine.parts import Part
 from harness.engine.samples import make_sample
 from harness.engine.segment import TEXT, Choice, Crops, Segment
@@ -47,7 +47,7 @@ class Prefilled:
     request: Request
     prompt: Prompt
     segment: Segment
-    tower_tokens: list[list[int]]
+    tower_tokens: list[list[TowerLayer]]
     cache: list[LayerCache]
     logits: Tensor
     records: list[Record] = field(repr=False)
@@ -115,7 +115,7 @@ class Prefill:
         model, device = self.model, self.model.device
         hidden = model.embed(prompt.ids)
         visual = prompt.visual.to(device)
-        crops = prompt.layout.counts()
+        crops, crop = prompt.layout.counts(), prompt.layout.numbers()
         counts = torch.bincount(prompt.layout.picture, minlength=len(features)).tolist()
         starts = [sum(counts[:i]) for i in range(len(counts))]
         token = [
@@ -142,12 +142,14 @@ class Prefill:
         segment = Segment(
             sample, hidden, prompt.positions.to(device), prompt.next_position,
             torch.arange(len(hidden), device=device), torch.ones(len(hidden), device=device), text, visual,
-            torch.arange(len(visual), device=device), crops, deepstack,
+            torch.arange(len(visual), device=device), crops, crop.to(device), bool((crop.diff() < 0).any()), deepstack,
         )  # fmt: skip
         if features and any(f.token is not None for f in features):
             split = row.split([len(t) for t in token])
-            groups = zip(segment.groups("picture"), split, starts, strict=True)
-            chosen: list[Choice] = [(keys, group, Selection(rows - start)) for (keys, group), rows, start in groups]
+            groups = zip(segment.groups("picture"), split, starts, features, strict=True)
+            chosen: list[Choice] = [
+                (keys, group, Selection(rows - start, size=f.size)) for (keys, group), rows, start, f in groups
+            ]
             full, segment.deepstack = (
                 segment.deepstack,
                 deepstack.new_zeros(len(deepstack), sum(counts), hidden.shape[1]),
@@ -188,15 +190,20 @@ class Prefill:
     ) -> None:
         """Let stage i choose among the visual tokens of one sample, group by group."""
         stage, chosen = self.stages[i], list[Choice]()
+        shown = layer is not None or stage.newlines == "see"
         with self.part("overhead"):
-            for keys, group in segment.groups(stage.scope):
+            for keys, group in segment.groups(stage.scope, newlines=shown):
+                if segment.ends_rows(keys[0]) and not shown:
+                    chosen.append((keys, group, None))
+                    continue
                 view = self.view(i, segment, records, layer, keys, group)
-                selection = rule(view)
-                chosen.append((keys, group, selection))
+                chosen.append((keys, group, rule(replace(view, crops=segment.by_crop(keys, group)))))
                 segment.overhead += stage.flops(
                     self.model.info, "embed" if layer is None else "layer", len(group), segment.hidden.shape[1]
                 )
         if any(selection is not None for _, _, selection in chosen):
+            if stage.newlines == "drop" and not shown:
+                chosen = without_newlines(segment, chosen)
             segment.kept.append({"layer": layer, "chosen": [(group, s) for _, group, s in chosen]})
             if segment.alive is None:
                 segment.apply(chosen, layer or 0, stage.may_repeat)
@@ -297,6 +304,19 @@ class Prefill:
         return CacheView(
             segment.sample, layer, cache.keys, cache.values, cache.column, cache.index, segment.states[i], read, charge
         )
+
+
+def without_newlines(segment: Segment, chosen: list[Choice]) -> list[Choice]:
+    """The same choices, but that newlines leave the pictures of which something was selected."""
+    acted = {picture: s.positions for keys, _, s in chosen if s is not None for picture, _ in keys}
+
+    def left(keys: Crops, group: Tensor, selection: Selection | None) -> Selection | None:
+        if keys[0][0] not in acted or not segment.ends_rows(keys[0]):
+            return selection
+        ids = acted[keys[0][0]]
+        return Selection(group[:0], positions=ids[:, :0] if isinstance(ids, Tensor) else ids)
+
+    return [(keys, group, left(keys, group, selection)) for keys, group, selection in chosen]
 
 
 def edited(cache: LayerCache, edit: CacheEdit) -> LayerCache:

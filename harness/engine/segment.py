@@ -40,7 +40,8 @@ class Segment:
     """The current sequence of one sample; every tensor lives on the model's device.
 
     Bookkeeping reads no values from the device, so that it costs no synchronisation and runs on `meta`: how many visual
-    tokens each crop has left is known from shapes, unless one selection went over several crops.
+    tokens each crop has left is known from shapes, unless one selection went over several crops. `visual` and what is
+    listed with it ([nv]) follow the sequence, in which crops of a picture may take turns.
 
     Attributes:
         hidden: [l, D] rows about to enter the next layer.
@@ -51,7 +52,9 @@ class Segment:
         column: [nv] row of the layout of each visual row; a made one, or a repeated one, has a number of its own from
             N on. made: how many of these were given out.
         ids: [l] what tells rows apart for good: the index of text, length + column of visual rows.
-        crops: visual rows left per (picture, crop); `visual` lists them crop by crop.
+        crops: visual rows left per (picture, crop).
+        crop: [nv] which of `crops` each visual row stands in, by number.
+        mixed: whether crops take turns.
         deepstack: [J, nv, D] rows still to be added.
         held: what was dropped, for methods that recall; `alive`: [nv] rows not dropped by selections that only mask
             decoding (recall="dense").
@@ -67,6 +70,8 @@ class Segment:
     visual: Tensor
     column: Tensor
     crops: dict[tuple[int, int], int]
+    crop: Tensor
+    mixed: bool
     deepstack: Tensor
     states: list[State] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
@@ -93,14 +98,34 @@ class Segment:
         """Visual rows left."""
         return sum(self.crops.values())
 
-    def groups(self, scope: Scope) -> list[tuple[Crops, Tensor]]:
-        """A partition of the entries of `visual` into crops, pictures or the prompt, with the crops of each part."""
-        spans: dict[tuple[int, ...], Crops] = {}
+    def groups(self, scope: Scope, newlines: bool = True) -> list[tuple[Crops, Tensor]]:
+        """A partition of the entries of `visual` into crops, pictures or the prompt, with the crops of each part.
+
+        Args:
+            newlines: whether they belong to their picture and prompt; else they are parts of their own.
+        """
+        depth, spans = {"crop": 2, "picture": 1, "prompt": 0}[scope], dict[tuple[int, ...], Crops]()
         for key in self.crops:
-            spans.setdefault(key[: {"crop": 2, "picture": 1, "prompt": 0}[scope]], []).append(key)
+            spans.setdefault(key if self.ends_rows(key) and not newlines else key[:depth], []).append(key)
         every = torch.arange(self.visual_count, device=self.visual.device)
+        if self.mixed:
+            number = {key: i for i, keys in enumerate(spans.values()) for key in keys}
+            span = torch.tensor([number[key] for key in self.crops], device=every.device)
+            every = span[self.crop].argsort(stable=True)
         parts = every.split([sum(self.crops[key] for key in keys) for keys in spans.values()]) if spans else []
         return [(keys, part) for keys, part in zip(spans.values(), parts, strict=True) if len(part)]
+
+    def ends_rows(self, key: tuple[int, int]) -> bool:
+        """Whether a crop is made of newline tokens."""
+        return key not in self.sample.layout.grid
+
+    def by_crop(self, keys: Crops, group: Tensor) -> tuple[Tensor, ...]:
+        """Places in a group of the rows of each of its crops, in the order of the sequence."""
+        every = torch.arange(len(group), device=group.device)
+        if self.mixed and len(keys) > 1:
+            every = self.crop[group].argsort(stable=True)
+        parts: tuple[Tensor, ...] = every.split([self.crops[key] for key in keys])
+        return parts
 
     @property
     def width(self) -> int:
@@ -143,9 +168,8 @@ class Segment:
             self.hold(chosen, layer)
         new = [self._taken(group, selection, repeats) for _, group, selection in chosen]
         crops = dict.fromkeys(self.crops, 0)
-        for (keys, group, _), part in zip(chosen, new, strict=True):
-            for key, n in self._divided(keys, group, part.place).items():
-                crops[key] += n
+        for (keys, _, _), part in zip(chosen, new, strict=True):
+            crops.update(self._divided(keys, part.crop))
         place = torch.cat([part.place for part in new])
         order = torch.cat([self.text, place]).argsort(stable=True)
         rank = torch.empty_like(order)
@@ -156,8 +180,13 @@ class Segment:
         self.size = torch.cat([self.size[text], *(part.size for part in new)])[order]
         self.index = torch.cat([self.index[text], self.index[place]])[order]
         self.column = torch.cat([part.column for part in new])
+        self.crop = torch.cat([part.crop for part in new])
         self.deepstack = torch.cat([part.deepstack for part in new], dim=1)
         self.text, self.visual, self.crops = rank[:n], rank[n:], crops
+        if self.mixed:
+            self.visual, listed = self.visual.sort()
+            self.column, self.crop = self.column[listed], self.crop[listed]
+            self.deepstack = self.deepstack[:, listed]
         wanted = {s.positions for _, _, s in chosen if s is not None and isinstance(s.positions, str)}
         if "renumber" in wanted or ("auto" in wanted and len(self.positions) == 1):
             if self.held is not None:
@@ -166,14 +195,13 @@ class Segment:
             self.next_position = len(self)
         self._name_rows()
 
-    def _divided(self, keys: Crops, group: Tensor, place: Tensor) -> dict[tuple[int, int], int]:
-        """Rows left per crop of one group, told by their places if the group spans several crops."""
+    def _divided(self, keys: Crops, crop: Tensor) -> dict[tuple[int, int], int]:
+        """Rows left per crop of one group, given the crops [K] of its rows."""
         keys = [key for key in keys if self.crops[key]]
-        if len(keys) == 1 or place.is_meta:  # no values on meta: costs depend on the sum alone
-            return {keys[0]: len(place)}
-        last = self.visual[group][torch.tensor([self.crops[key] for key in keys], device=group.device).cumsum(0) - 1]
-        counts = torch.bincount(torch.searchsorted(last, place), minlength=len(keys))
-        return dict(zip(keys, counts.tolist(), strict=True))
+        if len(keys) == 1 or crop.is_meta:  # no values on meta: costs depend on the sum alone
+            return {keys[0]: len(crop)}
+        counts = dict(zip(self.crops, torch.bincount(crop, minlength=len(self.crops)).tolist(), strict=True))
+        return {key: counts[key] for key in keys}
 
     def _taken(self, group: Tensor, selection: Selection | None, repeats: bool) -> _Rows:
         """The rows that a selection makes of one group."""
@@ -181,7 +209,8 @@ class Segment:
             selection = Selection(torch.arange(len(group), device=group.device))
         at, made = self.visual[group], selection.source < 0
         source = selection.source.clamp(min=0)
-        place = torch.where(made, at[:1], at[source]).cummax(0).values if len(source) else source
+        stands = torch.where(made, 0, source).cummax(0).values if len(source) else source
+        place = at[stands]
         given, own = selection.positions, torch.where(made, place, at[source]) if len(source) else source
         return _Rows(
             hidden=selection.rows(self.hidden[at]),
@@ -189,6 +218,7 @@ class Segment:
             size=selection.sizes(self.size[at]),
             place=place,
             column=self._columns(group, selection, made, source, repeats),
+            crop=self.crop[group[stands]],
             deepstack=torch.stack([selection.mix(rows[group]) for rows in self.deepstack])
             if len(self.deepstack) else self.deepstack.new_zeros(0, len(source), self.hidden.shape[1]),
         )  # fmt: skip
@@ -218,4 +248,5 @@ class _Rows(NamedTuple):
     size: Tensor
     place: Tensor
     column: Tensor
+    crop: Tensor
     deepstack: Tensor

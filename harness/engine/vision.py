@@ -82,11 +82,11 @@ class Vision:
 
     def _acting(self, request: Request, prompt: Prompt, number: int) -> Features:
         """Features under methods that act inside the tower."""
-        sample = make_sample(request, prompt, self.model.embed(prompt.ids))
-        start = sum(n for (picture, _), n in prompt.layout.counts().items() if picture < number)
+        inside = replace(prompt, layout=prompt.units or prompt.layout)
+        sample = make_sample(request, inside, self.model.embed(prompt.ids))
+        start = int((inside.layout.picture < number).sum())
         states: dict[int, State] = {id(stage): stage.start(sample) for stage in self.stages}
-        goes, overhead = prompt.pictures[number].place, 0
-        goes = None if goes is None else goes.to(self.model.device)
+        overhead = 0
 
         def charge(flops: int) -> None:
             nonlocal overhead
@@ -102,7 +102,7 @@ class Vision:
 
             charge(stage.flops(self.model.info, "encoder", len(token), units.shape[1]))
             view = View(
-                sample=sample, layer=layer, picture=number, column=(token if goes is None else goes[token]) + start,
+                sample=sample, layer=layer, picture=number, column=token + start,
                 index=torch.arange(len(token), device=units.device),
                 hidden=units, positions=units.new_zeros(0, len(token)),
                 size=units.new_ones(len(token)) if so_far.size is None else so_far.size,

@@ -72,6 +72,8 @@ class Prompt:
         next_position: position id of the first generated token (the same on every axis).
         visual: [N] places of the visual tokens.
         whole: visual tokens that the pictures would have had, if they were shrunk.
+        units: layout of the tower's units, crop by crop, padding included, and of each picture's newlines behind them;
+            None: they are the visual tokens, in the same order.
     """
 
     ids: Tensor
@@ -81,6 +83,7 @@ class Prompt:
     layout: VisualLayout
     pictures: tuple[PictureInput, ...]
     whole: int | None = None
+    units: VisualLayout | None = None
 
 
 @dataclass

@@ -84,17 +84,18 @@ class CropModel(Decoder):
         """Expand each picture's placeholder and count positions."""
         token = self.config.image_token_id
         check_placeholders(ids, token, len(pictures))
-        layout = self.layout(pictures)
+        units = VisualLayout.of_crops([crops for _, crops in pictures])
+        layout = self.in_prompt(units, [picture for picture, _ in pictures])
         left = iter(torch.bincount(layout.picture, minlength=len(pictures)).tolist())
         row = torch.tensor([t for i in ids for t in ([i] if i != token else [i] * next(left))])
         return Prompt(
             row, torch.arange(len(row))[None], len(row), (row == token).nonzero().flatten(),
-            layout, tuple(picture for picture, _ in pictures),
+            layout, tuple(picture for picture, _ in pictures), units=units,
         )  # fmt: skip
 
-    def layout(self, pictures: Sequence[tuple[PictureInput, list[Crop]]]) -> VisualLayout:
-        """Where the visual tokens of pictures come from."""
-        return VisualLayout.of_crops([crops for _, crops in pictures])
+    def in_prompt(self, units: VisualLayout, pictures: Sequence[PictureInput]) -> VisualLayout:
+        """Layout of the visual tokens, given that of the tower's units."""
+        return units
 
     def encode(
         self,

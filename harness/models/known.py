@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.models.sizes import turns
 from pruners.views import ModelInfo
 
@@ -20,4 +22,5 @@ LLAVA = ModelInfo(
     name="LLaVA-1.5-7B", depth=32, tower_depth=24, has_cls=True, has_text_tower=True, feature_layer=-2,
     rope=turns(1e4, 128),
 )  # fmt: skip
-KNOWN = (QWEN, QWEN2_5, INTERNVL, LLAVA)
+LLAVA_NEXT = replace(LLAVA, name="LLaVA-NeXT-7B")
+KNOWN = (QWEN, QWEN2_5, INTERNVL, LLAVA, LLAVA_NEXT)

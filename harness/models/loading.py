@@ -59,6 +59,10 @@ FAMILIES = {
         "harness.models.llava", "Llava", "LlavaForConditionalGeneration", "LlavaImageProcessorPil",
         "vision_tower", ("image", "system", "clip_text"),
     ),
+    "llava_next": Family(
+        "harness.models.llava_next", "LlavaNext", "LlavaNextForConditionalGeneration", "LlavaNextImageProcessorPil",
+        "vision_tower", ("system", "clip_text", "assembly", "pinpoints"),
+    ),
 }  # fmt: skip
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
