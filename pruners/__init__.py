@@ -30,6 +30,7 @@ from pruners.selection import Selection, Weights, keep_top
 from pruners.simple import Downsample, Oracle, Pool, Random, RandomLayer, Stride
 from pruners.sparsevlm import SparseVLM
 from pruners.sparsevlm_plus import SparseVLMPlus
+from pruners.tome import ToMe
 from pruners.trim import TRIM
 from pruners.v2drop import V2Drop
 from pruners.views import Box, ModelInfo, Sample, View
@@ -45,6 +46,6 @@ __all__ = [
     "Downsample", "FastV", "FasterVLM", "FitPrune", "FlowCut", "GPrune", "GlobalCom2", "HiPrune", "HiRED", "HoloV",
     "LookM", "ModelInfo", "MustDrop", "NoPruning", "Oracle", "Pipeline", "Pool", "PruMerge", "PruMergePlus", "Pruner",
     "PrunerError", "PyramidDrop", "Random", "RandomLayer", "Replay", "Sample", "Selection", "SparseVLM",
-    "SparseVLMPlus", "Stride", "V2Drop", "VLCache", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip",
+    "SparseVLMPlus", "Stride", "ToMe", "V2Drop", "VLCache", "VScan", "View", "VisPruner", "VisionPulse", "VisionZip",
     "VisualLayout", "Weights", "keep_top", "resolve_layer",
 ]  # fmt: skip
