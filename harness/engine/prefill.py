@@ -325,7 +325,7 @@ def edited(cache: LayerCache, edit: CacheEdit) -> LayerCache:
     wide = source[..., None].expand(-1, -1, cache.keys.shape[-1])
     column = cache.column[source]
     if column.is_meta:  # no values: as if all that left were visual
-        visual = cache.visual - cache.keys.shape[1] + source.shape[1]
+        visual = max(0, cache.visual - cache.keys.shape[1] + source.shape[1])
     else:
         visual = round(float((column != TEXT).float().sum()) / len(column))
     return LayerCache(

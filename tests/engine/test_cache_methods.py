@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.engine import Decoding, Engine
+from harness.engine import Decoding, Engine, Request
 from harness.engine.evidence import Evidence
 from harness.models import Model
 from pruners import Box, LookM, Pruner, VLCache
@@ -18,6 +18,7 @@ from tests.conftest import drawn, prompts, tiny
 from tests.engine.test_reference import drive, forced_tokens, of_pictures, reference_prompt, wide
 from tests.pruners.test_lookm import expected
 from tests.pruners.test_vlcache import budgets
+from tests.tiny import CONFIGS, Prompted
 
 STEPS = 6
 Heads = list[tuple[list[int], list[list[float]], list[list[float]]]]
@@ -161,3 +162,10 @@ def test_bytes_are_those_of_what_is_left(family: str) -> None:
         assert {k: v for k, v in alone.kv_bytes.items() if k != "allocated"} == {
             k: v for k, v in trace.kv_bytes.items() if k != "allocated"
         }
+
+
+def test_nothing_is_less_than_nothing() -> None:
+    """Without values what leaves counts as visual first, even where text has to leave too."""
+    model = Prompted(CONFIGS["llava"], "meta", [(1, 1)], text=40)
+    (trace,) = Engine(model).run([Request("s", ())], VLCache(keep=0.1), Decoding(max_new_tokens=2, ignore_eos=True))
+    assert trace.kv == 0 and trace.kv_bytes["resident"] > 0
