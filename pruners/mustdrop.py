@@ -46,7 +46,8 @@ class MustDrop(Pruner):
     all crops of a picture together in 3, and merges as many windows in each crop of a batch as in the one that merges
     fewest, where here each crop goes by itself. Its windows fill the grid; here those that do not fit stay as they are.
     Inferred: every picture by itself; attention received where there is no class token; towers that merge patches
-    merge windows of units, under the place of the middle one. Without text after the picture all tokens stay in 3.
+    merge windows of units, under the place of the middle one, at which LLaVA-NeXT's rows take it up. Without text after
+    the picture all tokens stay in 3.
 
     Position ids: the official code renumbers after every stage, and decoding counts on from each layer's own cache,
     shortened or not, whose keys keep the ids that they had. Under M-RoPE ids stay (inferred).
