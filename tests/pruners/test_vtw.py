@@ -12,15 +12,15 @@ import torch
 from harness.engine import Decoding, Engine, Request
 from harness.golden.scene import prune
 from pruners import VTW, Blind, ModelInfo, NoPruning, PrunerError
-from tests.tiny import BY_FAMILY, CONFIGS, Prompted
+from tests.tiny import CONFIGS, Prompted
 
 INFO = ModelInfo(name="m", depth=32, tower_depth=2)
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "internvl", "llava"])
+@pytest.mark.parametrize("family", ["untied", "qwen2_5", "internvl", "llava", "llava_next"])
 def test_all_visual_tokens_leave_at_one_layer(family: str) -> None:
     """Of both pictures, in prefill and in the cache; at layer 0 nothing else happens than without a picture."""
-    model = Prompted(CONFIGS[BY_FAMILY[family]], "cpu", [(2, 2), (2, 4)], noise=0.15)
+    model = Prompted(CONFIGS[family], "cpu", [(2, 2), (2, 4)], noise=0.15)
     depth, replies = model.info.depth, {}
     for pruner in (Blind(), NoPruning(), *(VTW(layer=layer) for layer in range(depth)), VTW(keep=1.0)):
         (trace,) = Engine(model).run([Request("s", ())], pruner, Decoding(max_new_tokens=8, ignore_eos=True))
