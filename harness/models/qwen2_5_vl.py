@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -11,17 +12,36 @@ from torch import Tensor
 
 from harness.accounting.dims import Dims
 from harness.models import qwen3_vl
+from harness.models.base import PictureInput
 from harness.models.qwen3_vl import Qwen3VL
 from harness.models.sizes import rope_parameters, rope_turns
+from harness.models.windows import Windows
 from pruners.views import ModelInfo
 
 
 class Qwen25VL(Qwen3VL):
-    """Adapter over the stock `Qwen2_5_VLForConditionalGeneration`; options as for `Qwen3VL`."""
+    """Adapter over the stock `Qwen2_5_VLForConditionalGeneration`; options as for `Qwen3VL`.
+
+    The stock tower sorts visual tokens by window until it has merged them; here they stand in raster order throughout.
+    """
 
     def __init__(self, net: Any, tokenizer: Any, image_processor: Any, name: str, **limits: int | None) -> None:
         super().__init__(net, tokenizer, image_processor, name, **limits)
         self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
+
+    def enter(self, picture: PictureInput) -> Tensor:
+        patches: Tensor = self.visual.patch_embed(picture.pixels.to(self.device, self.dtype))
+        return patches
+
+    def windows(self, picture: PictureInput) -> Windows:
+        vision = self.config.vision_config
+        side = vision.window_size // self.merge // vision.patch_size
+        return Windows.of_grid(*self._tokens(picture), side, self.device)
+
+    @property
+    def global_layers(self) -> Sequence[int]:
+        layers: Sequence[int] = self.config.vision_config.fullatt_block_indexes
+        return layers
 
     @cached_property
     def rope_axis(self) -> Tensor:

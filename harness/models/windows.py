@@ -57,12 +57,16 @@ class Windows:
         """[H, P, d] of all tower tokens -> [H, windows, tokens in each, d] of every batch."""
         rows = x.unflatten(1, (len(self.window), -1))[:, self.order]
         parts = rows.split([many * units for many, units in self.batches], dim=1)
-        return [part.reshape(len(x), many, -1, x.shape[-1]) for part, (many, _) in zip(parts, self.batches, strict=True)]
+        return [
+            part.unflatten(1, (many, units)).flatten(2, 3)
+            for part, (many, units) in zip(parts, self.batches, strict=True)
+        ]
 
     def join(self, parts: list[Tensor]) -> Tensor:
         """The inverse of `split`."""
         rows = torch.cat([part.flatten(1, 2) for part in parts], dim=1)
-        return rows.unflatten(1, (len(self.window), -1))[:, self.back].flatten(1, 2)
+        joined: Tensor = rows.unflatten(1, (len(self.window), -1))[:, self.back].flatten(1, 2)
+        return joined
 
     def _count(self, window: Tensor) -> Tensor:
         return window.new_zeros(len(self.counts)).index_add(0, window, torch.ones_like(window))

@@ -116,6 +116,15 @@ def test_equals_torchs_counter(config: str, grids: list[Grid], method: Pruner) -
     assert bool(grids) == (ours["vision"] > 0)
 
 
+TOWER = [name for name, method in METHODS.items() if any("encoder" in stage.moments() for stage in method.stages())]
+
+
+@pytest.mark.parametrize("name", ["none", "visionzip", "fastv", *TOWER])
+def test_equals_torchs_counter_with_windows(name: str) -> None:
+    """Qwen2.5-VL's tower, with windows of unequal size; its language model costs what the others' do."""
+    test_equals_torchs_counter("qwen2_5", [(10, 6)], METHODS[name])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Costly(Pruner):
     """Spends products of its own wherever a method may, and asks for every signal that costs some."""

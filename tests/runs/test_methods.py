@@ -8,19 +8,22 @@ from typing import Any
 import pytest
 
 from harness.cli import main
-from harness.models import internvl, llava, qwen3_vl
-from harness.models.known import INTERNVL, LLAVA, QWEN
+from harness.models import internvl, llava, qwen2_5_vl, qwen3_vl
+from harness.models.known import INTERNVL, KNOWN, LLAVA, QWEN, QWEN2_5
 from harness.runs.compose import Configs
 from harness.runs.methods import matrix, methods
-from tests.tiny import INTERNVL3_5_8B, LLAVA_1_5_7B, QWEN3_VL_4B
+from tests.tiny import INTERNVL3_5_8B, LLAVA_1_5_7B, QWEN2_5_VL_7B, QWEN3_VL_4B
 
 CONFIGS = Configs.find([])
 
 
 @pytest.mark.parametrize(
     ("module", "config", "known"),
-    [(qwen3_vl, QWEN3_VL_4B, QWEN), (internvl, INTERNVL3_5_8B, INTERNVL), (llava, LLAVA_1_5_7B, LLAVA)],
-)
+    [
+        (qwen3_vl, QWEN3_VL_4B, QWEN), (qwen2_5_vl, QWEN2_5_VL_7B, QWEN2_5), (internvl, INTERNVL3_5_8B, INTERNVL),
+        (llava, LLAVA_1_5_7B, LLAVA),
+    ],
+)  # fmt: skip
 def test_known_models_are_those_of_the_configurations(module: Any, config: Any, known: Any) -> None:
     text = known.has_text_tower  # comes with `clip_text:` of the model's options
     assert replace(module.info(config, known.name), has_text_tower=text) == known
@@ -44,5 +47,5 @@ def test_every_place_is_filled_or_has_its_reason() -> None:
 def test_the_verb_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "pruners"]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[0].split() == ["method", "Qwen3-VL-4B", "InternVL3.5-8B", "LLaVA-1.5-7B"]
+    assert out.splitlines()[0].split() == ["method", *(model.name for model in KNOWN)]
     assert "downsample: LLaVA-1.5-7B's vision tower sees squares of one size" in out
