@@ -18,6 +18,7 @@ from harness.golden import (
     drop_rules,
     fit_rules,
     layer_rules,
+    merge_rules,
     rules,
     sparse_rules,
     tower_rules,
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[[Golden], None]] = {
     **crop_rules.METHODS,
     **cache_rules.METHODS,
     **drop_rules.METHODS,
+    **merge_rules.METHODS,
 }
 """How the files of a method are checked; a new method joins by one line here or in the module of its rule."""
 

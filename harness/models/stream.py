@@ -13,6 +13,7 @@ from harness.models.attention import sdpa
 from harness.models.base import Features, Select, TowerHooks
 from harness.models.tower import rotate
 from harness.models.windows import Windows
+from pruners.selection import Selection
 
 
 @dataclass
@@ -56,15 +57,15 @@ class Stream:
         bias = hooks.bias(layer, size)
         return None if bias is None else bias.to(self.hidden)[None, None, None]
 
-    def act(self, select: Select | None, layer: int, out: Features) -> None:
+    def act(self, select: Select | None, layer: int, out: Features) -> Selection | None:
         """Let a method choose among the units of the one crop; everything else follows."""
         if select is None:
-            return
+            return None
         out.size = self.size
         units = self.units
         selection = select(layer, units, self.token, out)
         if selection is None:
-            return
+            return None
         rows = selection.rows(units).reshape(1, -1, self.hidden.shape[2])
         self.hidden = torch.cat([self.hidden[:, : self.cls], rows], dim=1)
         self.rope = tuple(t.unflatten(0, (-1, self.unit))[selection.source].flatten(0, 1) for t in self.rope)
@@ -72,6 +73,7 @@ class Stream:
             self.windows = self.windows.following(selection.source)
         self.deepstack = [selection.mix(made) for made in self.deepstack]
         self.token, self.size = self.token[selection.source], selection.sizes(self.size)
+        return selection
 
 
 def joint_attention(
