@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pruners.base import Moment, PrunerError
+from pruners.base import PrunerError
 from pruners.clip import ClipGuided, read
 from pruners.selection import Selection
 from pruners.signals import ClipPatches, Signal
@@ -45,26 +45,18 @@ class CDPruner(ClipGuided):
             raise PrunerError("CDPruner acts only after resolved(model)")
         return ClipPatches(self.layer)
 
-    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        k = self.count(n)
-        return 2 * n * n * width + n * k * (k - 1) if k < n else 0
-
     def at_embed(self, view: View) -> Selection | None:
-        n = len(view) // crops(view)
-        if self.count(n) >= n:
+        if all(self.count(len(part)) >= len(part) for part in view.parts):
             return None
         text = read(view, view.sample.question.replace(SUFFIX, ""))
-        kernels = zip(relevance(view[self.patches], text.pooled).split(n), view.features.split(n), strict=True)
-        kept = [
-            order(kernel(r, features), self.count(n)).sort().values + n * i for i, (r, features) in enumerate(kernels)
-        ]
-        return Selection(torch.cat(kept), positions=self.positions)
-
-
-def crops(view: View) -> int:
-    """Equal crops that the view's tokens are made of; 1 if tokens have left, or crops are no grids of one size."""
-    grids = [h * w for (picture, _), (h, w) in view.sample.layout.grid.items() if picture == view.picture]
-    return len(grids) if grids == [len(view) // len(grids)] * len(grids) else 1
+        r, features, kept = relevance(view[self.patches], text.pooled), view.features, []
+        for part in view.parts:
+            n, k = len(part), self.count(len(part))
+            if k < n:
+                view.charge(2 * n * n * features.shape[1] + n * k * (k - 1))
+                part = part[order(kernel(r[part], features[part]), k)]
+            kept.append(part)
+        return Selection(torch.cat(kept).sort().values, positions=self.positions)
 
 
 def relevance(patches: Tensor, text: Tensor) -> Tensor:

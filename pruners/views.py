@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -121,7 +121,7 @@ class View:
         qk: queries [H, l, d] and keys [Hkv, l, d] that a layer would make of `hidden`; before RoPE if turned=False.
         project: the model's projector, [m, unit * Dt] -> [m, D], for methods that merge before it.
         charge: counts FLOPs of the rule whose number depends on values or on the text, beside `Pruner.flops`.
-        crops: which of the tokens stand in each crop; empty where they are of one crop.
+        crops: which of the tokens stand in each crop, by (picture, crop); see `parts`.
     """
 
     sample: Sample
@@ -138,7 +138,7 @@ class View:
     final_norm: Callable[[Tensor], Tensor] = field(repr=False)
     project: Callable[[Tensor], Tensor] = field(repr=False)
     charge: Callable[[int], None] = field(default=lambda _: None, repr=False)
-    crops: tuple[Tensor, ...] = ()
+    crops: Mapping[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.index.shape[0]
@@ -147,6 +147,16 @@ class View:
     def token(self) -> Tensor:
         """[n] row of `sample.layout` that each token continues, -1 for made tokens."""
         return torch.where(self.column < len(self.sample.layout), self.column, -1)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """[n_c] which of the tokens stand in each crop that has any, in ascending order."""
+        return list(self.crops.values()) or [torch.arange(len(self), device=self.index.device)]
+
+    def part(self, which: Tensor) -> View:
+        """The view of some of its tokens, all of one crop."""
+        own = {name: getattr(self, name)[which] for name in ("column", "index", "size")}
+        return replace(self, **own, crops={})
 
     @property
     def features(self) -> Tensor:

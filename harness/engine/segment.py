@@ -119,13 +119,13 @@ class Segment:
         """Whether a crop is made of newline tokens."""
         return key not in self.sample.layout.grid
 
-    def by_crop(self, keys: Crops, group: Tensor) -> tuple[Tensor, ...]:
+    def by_crop(self, keys: Crops, group: Tensor) -> dict[tuple[int, int], Tensor]:
         """Places in a group of the rows of each of its crops, in the order of the sequence."""
         every = torch.arange(len(group), device=group.device)
         if self.mixed and len(keys) > 1:
             every = self.crop[group].argsort(stable=True)
-        parts: tuple[Tensor, ...] = every.split([self.crops[key] for key in keys])
-        return parts
+        parts = every.split([self.crops[key] for key in keys])
+        return {key: part for key, part in zip(keys, parts, strict=True) if len(part)}
 
     @property
     def width(self) -> int:

@@ -145,11 +145,7 @@ def test_question_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pruner = CDPruner().resolved(model.info)
     (done,) = Prefill(model, pruner, ignore).run([(request, prompt, pictures)])
     assert heard == ["What is it?"]
-    assert (
-        done.segment.overhead
-        == 200 + 7 + 2 * pruner.flops(model.info, "embed", 6, 20)
-        == 207 + 2 * (2 * 36 * 20 + 6 * 2)
-    )
+    assert done.segment.overhead == 200 + 7 + 2 * (2 * 36 * 20 + 6 * 2)
 
 
 @pytest.mark.parametrize("info", [LLAVA, QWEN], ids=lambda info: info.name)
