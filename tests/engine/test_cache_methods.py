@@ -18,7 +18,7 @@ from tests.conftest import drawn, prompts, tiny
 from tests.engine.test_reference import drive, forced_tokens, of_pictures, reference_prompt, wide
 from tests.pruners.test_lookm import expected
 from tests.pruners.test_vlcache import budgets
-from tests.tiny import CONFIGS, Prompted
+from tests.tiny import BY_FAMILY, CONFIGS, Prompted
 
 STEPS = 6
 Heads = list[tuple[list[int], list[list[float]], list[list[float]]]]
@@ -109,7 +109,7 @@ METHODS: dict[str, tuple[Pruner, Evict]] = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("family", ["qwen3_vl", "internvl", "llava", "trained"])
+@pytest.mark.parametrize("family", [*BY_FAMILY, "trained"])
 def test_decoding_equals_brute_force(name: str, family: str) -> None:
     """Two pictures, keys that three queries share, M-RoPE and DeepStack; entries that differ from head to head."""
     pruner, evict = METHODS[name]
