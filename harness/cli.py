@@ -258,9 +258,9 @@ def list_options(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Show every option of every group with the first line of its file; `pruners`: which method acts where."""
     configs = Configs.find(arguments.config_dir)
     if arguments.overrides == ["pruners"]:
-        from harness.runs.methods import matrix, methods
+        from harness.runs.methods import absent, matrix, methods
 
-        rows, reasons = matrix(methods(configs))
+        rows, reasons = matrix([*methods(configs), *absent()])
         _print(rows)
         print("\n".join(["", *reasons]))
         return 0

@@ -17,6 +17,7 @@ from pruners.none import Blind, NoPruning
 from pruners.signals import Attention, Signal
 from pruners.steps import DRAWS, drawn, draws, ranks
 from pruners.views import ModelInfo, Recall, State, StepView, View, Visible
+from pruners.vtw import VTW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class DSTP(Pruner):
         for stage in self.base.stages():
             name = type(stage).__name__
             late = {"picture", "encoder", "cache", "step"} & set(stage.moments())
-            if isinstance(stage, NoPruning | Blind):
+            if isinstance(stage, NoPruning | Blind | VTW):
                 raise PrunerError(f"DSTP needs a base that keeps some visual tokens and drops others, not {name}")
             if late:
                 raise PrunerError(f"DSTP cannot bring back what {name} drops at the {min(late)} moment")

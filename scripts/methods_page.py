@@ -37,7 +37,8 @@ def page(found: Sequence[Method]) -> str:
 
 def _section(cls: type[Pruner], named: Sequence[Method], every: Sequence[type[Pruner]]) -> Iterator[str]:
     yield f"## {cls.__name__}\n"
-    yield f"`pruner={'`, `pruner='.join(method.name for method in named)}` · `{cls.__module__}`\n"
+    options = (f"`addon={m.name[1:]}`" if m.name.startswith("+") else f"`pruner={m.name}`" for m in named)
+    yield f"{', '.join(options)} · `{cls.__module__}`\n"
     yield "| | " + " | ".join(model.name for model in KNOWN) + " |"
     yield "|---|" + "---|" * len(KNOWN)
     for title, row in _rows(named[0].pruner):

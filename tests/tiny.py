@@ -38,11 +38,13 @@ For LLaVA-NeXT it is what `size` makes pixels of: roughly tiles per column and r
 """
 
 
-def config(text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool) -> Qwen3VLConfig:
-    """A configuration from its sizes; frequencies are shared by the three axes as in the published models."""
+def config(
+    text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool, section: Sequence[int] = ()
+) -> Qwen3VLConfig:
+    """A configuration from its sizes; `section`: pairs of channels that turn with each axis (else as in small models)."""
     quarter = text["head_dim"] // 8
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_interleaved": True}
-    rope["mrope_section"] = [text["head_dim"] // 2 - 2 * quarter, quarter, quarter]
+    rope["mrope_section"] = list(section) or [text["head_dim"] // 2 - 2 * quarter, quarter, quarter]
     return Qwen3VLConfig(
         image_token_id=IMAGE, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
         tie_word_embeddings=tied,
@@ -160,13 +162,18 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 BY_FAMILY = {"qwen3_vl": "untied", "internvl": "internvl", "llava": "llava"}
 """One configuration per family, for tests that run once per family."""
 QWEN3_VL_4B = config(
-    text_sizes(2560, 36, 32, 8, 128, 9728, 151936), vision_sizes(24, 1024, 16, 4096, 16, 2304, [5, 11, 17]), tied=True
+    text_sizes(2560, 36, 32, 8, 128, 9728, 151936),
+    vision_sizes(24, 1024, 16, 4096, 16, 2304, [5, 11, 17]),
+    tied=True,
+    section=(24, 20, 20),
 )
 QWEN2_5_VL_7B = qwen2_5(
     text_sizes(3584, 28, 28, 4, 128, 18944, 152064), qwen2_5_vision(32, 1280, 16, 3420, 14), 112, [7, 15, 23, 31]
 )
 INTERNVL3_5_8B = internvl(
-    text_sizes(4096, 36, 32, 8, 128, 12288, 151936), tower_sizes(24, 1024, 16, 4096, 14, 448), tied=False
+    {**text_sizes(4096, 36, 32, 8, 128, 12288, 151936), "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    tower_sizes(24, 1024, 16, 4096, 14, 448),
+    tied=False,
 )
 LLAVA_1_5_7B = llava(text_sizes(4096, 32, 32, 32, 128, 11008, 32064), tower_sizes(24, 1024, 16, 4096, 14, 336))
 

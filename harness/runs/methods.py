@@ -1,8 +1,10 @@
-"""All methods that a configuration names, and where they can act."""
+"""All methods: those that a configuration names and where they can act, and others that are known but not here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,13 +14,14 @@ from harness.runs.compose import Configs
 from harness.runs.config import Component
 from harness.runs.errors import InputError
 from pruners.base import Pruner, PrunerError
+from pruners.divprune import DivPrune
 from pruners.views import ModelInfo
 
 
 @dataclass(frozen=True)
 class Method:
-    """An option of `pruner=`: its title (first line of its file), and the method with its own budget; None and the
-    reason if it needs more than its file says."""
+    """An option of `pruner=`, or of `addon=` around DivPrune, with its title (first line of its file) and the method
+    with its own budget; None and the reason if it needs more than its file says, or is not here."""
 
     name: str
     title: str
@@ -37,8 +40,23 @@ class Method:
 
 
 def methods(configs: Configs) -> list[Method]:
-    """Every option of `pruner=`, by name. Raises InputError for a damaged file."""
-    return [_method(name, file.read_text(encoding="utf-8")) for name, file in configs.options("pruner").items()]
+    """Every option of `pruner=`, then every add-on. Raises InputError for a damaged file."""
+    given: dict[str, dict[str, Any]] = {"pruner": {}, "addon": {"base": DivPrune()}}
+    return [
+        _method(group, name, file.read_text(encoding="utf-8"), given[group])
+        for group in given
+        for name, file in configs.options(group).items()
+        if (group, name) != ("addon", "none")
+    ]
+
+
+def absent() -> list[Method]:
+    """Methods that lists of the field name and that are not here, with the reasons."""
+    entries = yaml.safe_load((Path(__file__).parent / "absent.yaml").read_text(encoding="utf-8"))
+    return [
+        Method(f"{name} ({paper})" if (paper := entry.get("paper")) else name, "", None, entry["reason"])
+        for name, entry in entries.items()
+    ]
 
 
 def matrix(found: list[Method]) -> tuple[list[dict[str, str]], list[str]]:
@@ -57,15 +75,16 @@ def matrix(found: list[Method]) -> tuple[list[dict[str, str]], list[str]]:
     return rows, list(dict.fromkeys(reasons))
 
 
-def _method(name: str, text: str) -> Method:
+def _method(group: str, name: str, text: str, given: dict[str, Any]) -> Method:
     title = text.partition("\n")[0].removeprefix("#").strip()
     try:
         params = yaml.safe_load(text)
         component = Component(name, params.pop("_target_"), params)
     except (yaml.YAMLError, AttributeError, KeyError):
-        raise InputError(f"pruner={name}: its file names no class (_target_:)") from None
+        raise InputError(f"{group}={name}: its file names no class (_target_:)") from None
+    name = f"+{name}" if group == "addon" else name
     try:
-        return Method(name, title, make(component, "pruner"))
+        return Method(name, title, make(component, group, **given))
     except InputError as error:
         return Method(name, title, None, str(error))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.models.known import LLAVA, QWEN
 from pruners import (
+    VTW,
     DSTP,
     Blind,
     DivPrune,
@@ -136,7 +137,7 @@ def test_visionpulse_refuses(bad: dict[str, float]) -> None:
 
 
 def test_dstp_refuses_what_it_cannot_bring_back() -> None:
-    for base in (NoPruning(), Blind()):
+    for base in (NoPruning(), Blind(), VTW()):
         with pytest.raises(PrunerError, match="needs a base that keeps some"):
             DSTP(base=base).check(INFO)
     with pytest.raises(PrunerError, match="VisionPulse drops at the step moment"):

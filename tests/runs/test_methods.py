@@ -11,7 +11,7 @@ from harness.cli import main
 from harness.models import internvl, llava, qwen2_5_vl, qwen3_vl
 from harness.models.known import INTERNVL, KNOWN, LLAVA, QWEN, QWEN2_5
 from harness.runs.compose import Configs
-from harness.runs.methods import matrix, methods
+from harness.runs.methods import absent, matrix, methods
 from tests.tiny import INTERNVL3_5_8B, LLAVA_1_5_7B, QWEN2_5_VL_7B, QWEN3_VL_4B
 
 CONFIGS = Configs.find([])
@@ -31,7 +31,8 @@ def test_known_models_are_those_of_the_configurations(module: Any, config: Any, 
 
 def test_every_place_is_filled_or_has_its_reason() -> None:
     found = methods(CONFIGS)
-    assert {method.name for method in found} == set(CONFIGS.options("pruner"))
+    addons = {f"+{name}" for name in CONFIGS.options("addon") if name != "none"}
+    assert {method.name for method in found} == {*CONFIGS.options("pruner"), *addons}
     rows, reasons = matrix(found)
     for row in rows:
         name, places = row.pop("method"), list(row.values())
@@ -41,7 +42,27 @@ def test_every_place_is_filled_or_has_its_reason() -> None:
     assert by_name["fastv"]["Qwen3-VL-4B"] == "layer 2"
     assert by_name["visionpulse_after_fastv"]["LLaVA-1.5-7B"] == "layer 15, step"
     assert by_name["downsample"]["InternVL3.5-8B"] == "-"
+    assert by_name["+restore"]["LLaVA-1.5-7B"] == "embed"
+    assert by_name["+dstp"]["LLaVA-1.5-7B"] == "embed, step"
     assert "replay: pruner.path= is missing" in reasons
+
+
+NAMED = (
+    "ToMe, HiRED, LOOK-M, VL-Cache, FitPrune, MustDrop, G-Prune, VTW, RESTORE, FastV, DivPrune, VisionZip, SparseVLM,"
+    " PyramidDrop, HoloV, FlowCut, VScan, DART, CDPruner, VisPruner, FasterVLM, PruMerge, PruMerge+, TRIM, HiPrune,"
+    " V2Drop, VisionPulse, DeSAP, DSTP, PACT, AutoPrune, GlobalCom2, iLLaVA, FiCoCo, BTP, MoB, TransPrune, VFlowOpt, SGL,"
+    " TokenCarve, AgilePruner, DyMU, VisionSelector, StreamingLLM, H2O, SnapKV, PyramidKV, CSP, DyCoke, FastVID,"
+    " HoliTom, PruneVID, GAP"
+)
+
+
+def test_every_method_of_the_field_has_a_row() -> None:
+    """Names of facts and lists, as titles of options or as methods that are not here, each with its reason."""
+    here = " ".join(method.title for method in methods(CONFIGS)).lower()
+    gone = {method.name.lower(): method.reason for method in absent()}
+    for name in NAMED.lower().split(", "):
+        assert name in here or any(other.startswith(name) for other in gone), name
+    assert all(reason and "\n" not in reason for reason in gone.values())
 
 
 def test_the_verb_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
