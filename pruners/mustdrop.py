@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,9 +12,8 @@ from torch import Tensor
 
 from pruners.base import Moment, Pruner, PrunerError
 from pruners.budget import Layer, resolve_layer
-from pruners.hired import places
 from pruners.local_merge import merge_windows
-from pruners.selection import Selection
+from pruners.selection import Selection, keep_top
 from pruners.signals import Attention, Signal, TowerAttention
 from pruners.views import CacheEdit, CacheView, ModelInfo, Sample, State, View
 
@@ -156,10 +156,9 @@ class MustDrop(Pruner):
 
     def at_embed(self, view: View) -> Selection:
         if self.key_share:
-            crop = view.sample.layout.crop.to(view.token.device, non_blocking=True)[view.token]
-            crops = sum(picture == view.picture for picture, _ in view.sample.layout.grid)
-            chosen = top_shares(view[self.seen], crop, crops, self.key_share)
-            view.state["key"] = view.state["key"].scatter(0, view.token, chosen)
+            scores = view[self.seen]
+            top = [part[keep_top(scores[part], math.ceil(self.key_share * len(part))).source] for part in view.parts]
+            view.state["key"] = view.state["key"].index_fill(0, view.token[torch.cat(top)], True)
         return Selection(torch.arange(len(view), device=view.index.device), positions=self.positions)
 
     def at_layer(self, view: View) -> Selection | None:
@@ -194,10 +193,3 @@ def attended(attention: Tensor, total: float, single: float) -> Tensor:
     """[n] tokens that get a share `total` of all attention [T, n] (T > 0), or `single` of one text token's."""
     received = attention.float().sum(0)
     return (received >= total * received.sum()) | (attention.float().amax(0) >= single)
-
-
-def top_shares(scores: Tensor, crop: Tensor, crops: int, share: float) -> Tensor:
-    """[n] whether a token is among the ceil(share * size) with the highest scores [n] of its crop."""
-    member = crop == torch.arange(crops, device=crop.device)[:, None]
-    wanted = (share * member.sum(1, keepdim=True).double()).ceil()
-    return (member & (places(scores, member) < wanted)).any(0)
