@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,49 +71,54 @@ class HiRED(TowerScored):
         if k >= len(view):
             return None
         scores, layout, picture = view[self.attention].float(), view.sample.layout, view.picture or 0
-        crops = sum(number == picture for number, _ in layout.grid)
         overview = layout.crop[(layout.picture == picture) & (layout.kind == THUMBNAIL)][:1].tolist()  # on the CPU
-        if crops > 1 and overview:
-            lies = lying(layout, picture, overview[0], self.repaired)
-            crop, lies = (x.to(scores.device, non_blocking=True)[view.token] for x in (layout.crop, lies))
-            chosen = self._chosen(scores, view[self.first], crop, lies, overview[0], crops, k)
-            scores = scores.masked_fill(chosen, torch.inf)
+        if (picture, *overview) in view.crops and len(view.crops) > 1:
+            paid = torch.zeros_like(scores)
+            for part, quota in self._quotas(view, picture, overview[0], k):
+                paid[part] = (places(scores[part]) < quota).float()
+            scores = scores.masked_fill(paid > 0, torch.inf)
             if not (self.repaired or scores.is_meta):  # without values: as if nothing were lost
-                k = max(1, int(chosen.sum()))
+                k = max(1, int(paid.sum()))
         return replace(keep_top(scores, k), positions=self.positions)
 
-    def _chosen(
-        self, scores: Tensor, first: Tensor, crop: Tensor, lies: Tensor, overview: int, crops: int, k: int
-    ) -> Tensor:
-        """Which tokens [n] the budgets of the crops pay for, given each token's crop and the crop it `lies` in."""
-        number = torch.arange(crops, device=scores.device)[:, None]
-        member = crop == number  # [C, n]
-        size = member.sum(1)
-        full = size[overview].clamp(max=int(k * self.alpha))
-        hot = (size[overview].double() * (1 - self.alpha)).floor().clamp(min=1)
-        seen = ((lies == number) & (places(first, member[overview]) < hot)).sum(1)
-        quota = (seen / seen.sum().clamp(min=1) * torch.minimum(k - full, len(scores) - size[overview])).floor()
-        quota = torch.where(number[:, 0] == overview, full, quota)
-        return (member & (places(scores, member) < quota[:, None])).any(0)
+    def _quotas(self, view: View, picture: int, overview: int, k: int) -> Iterator[tuple[Tensor, Tensor | int]]:
+        """The tokens of every crop, and how many of them stay."""
+        layout, whole = view.sample.layout, view.crops[picture, overview]
+        full = min(int(k * self.alpha), len(whole))
+        yield whole, full
+        others = [crop for number, crop in layout.grid if number == picture and crop != overview]
+        lies = lying(layout, picture, overview, others, self.repaired).to(whole.device, non_blocking=True)
+        hot = places(view[self.first][whole]) < max(1, int(len(whole) * (1 - self.alpha)))
+        number = torch.arange(len(others), device=whole.device)[:, None]
+        seen = ((lies[view.token[whole]] == number) & hot).sum(1)
+        quota = seen / seen.sum().clamp(min=1) * min(k - full, len(view) - len(whole))
+        for crop, rounded in zip(others, quota.floor(), strict=True):
+            if (picture, crop) in view.crops:
+                yield view.crops[picture, crop], rounded
 
 
-def places(scores: Tensor, member: Tensor) -> Tensor:
-    """[..., n] rank of every token among the members [..., n], by scores [n], ties to the lower index; others last."""
-    order = torch.where(member, scores.float(), -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    return order.argsort(dim=-1)
+def places(scores: Tensor, member: Tensor | None = None) -> Tensor:
+    """[n] rank of each of scores [n] from 0, the highest first, ties to the lower index.
+
+    Of members [..., n] alone: [..., n], all others behind them.
+    """
+    scores = scores.float() if member is None else torch.where(member, scores.float(), -torch.inf)
+    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
-def lying(layout: VisualLayout, picture: int, overview: int, exact: bool) -> Tensor:
-    """[N] the other crop in which every token of the overview lies: by area, or by runs in raster order; else -1."""
+def lying(layout: VisualLayout, picture: int, overview: int, others: list[int], exact: bool) -> Tensor:
+    """[N] number of the crop, among `others`, in which each token of the overview lies; -1 for all other tokens.
+
+    By the area that crops show if exact, else by runs in raster order. On the CPU.
+    """
     mine = (layout.picture == picture) & (layout.crop == overview)
-    others = torch.tensor([c for p, c in layout.grid if p == picture and c != overview])
     found = torch.full((len(layout),), -1)
     if not exact:
-        found[mine] = others[torch.arange(int(mine.sum())) * len(others) // int(mine.sum())]
+        found[mine] = torch.arange(int(mine.sum())) * len(others) // int(mine.sum())
         return found
     rows, columns = layout.grid[picture, overview]
     down, right = (layout.row + 0.5) / rows, (layout.column + 0.5) / columns
-    for crop in others.tolist():
+    for number, crop in enumerate(others):
         top, left, bottom, end = layout.area[picture, crop]
-        found[mine & (down >= top) & (down < bottom) & (right >= left) & (right < end)] = crop
+        found[mine & (down >= top) & (down < bottom) & (right >= left) & (right < end)] = number
     return found

@@ -17,6 +17,7 @@ from harness.golden.scene import prune
 from pruners import HiRED, ModelInfo, PrunerError, VisualLayout
 from pruners.layout import THUMBNAIL, Crop
 from pruners.signals import Signal, TowerAttention
+from tests.pruners.test_methods import view
 from tests.tiny import CONFIGS, Prompted
 
 CLIP = ModelInfo(name="clip", depth=2, tower_depth=24, has_cls=True, feature_layer=-2)
@@ -90,6 +91,26 @@ def test_runs_and_regions() -> None:
         method = HiRED(keep=None, tokens=16, repaired=repaired)
         _, after = prune(method, torch.zeros(48, 1), 0, 48, CLIP, {DEEP: torch.rand(48), FIRST: first}, layout)
         assert layout.crop[after.column].bincount(minlength=3).tolist() == counts
+
+
+def test_rows_that_run_across_tiles() -> None:
+    """As in LLaVA-NeXT: the same tokens go on, whatever the order in which those of the tiles follow each other."""
+    tiles = [Crop(4, 5, (0.0, 0.0, 1.0, 0.5)), Crop(4, 3, (0.0, 0.5, 1.0, 1.0))]
+    layout = VisualLayout.of_crops([[Crop(3, 4, kind=THUMBNAIL), *tiles]])
+    order = torch.cat([torch.arange(12), 12 + (layout.row * 9 + layout.column + 5 * (layout.crop == 2))[12:].argsort()])
+    across = layout[order]
+    signals: dict[Signal, Tensor] = {DEEP: torch.rand(44), FIRST: torch.rand(44)}
+    for repaired in (False, True):
+        method = HiRED(keep=0.5, repaired=repaired).resolved(CLIP)
+        plain, _ = prune(method, torch.zeros(44, 1), 0, 44, CLIP, signals, layout)
+        seen = view(1, 44)
+        crops = {(0, c): (across.crop == c).nonzero().flatten() for c in range(3)}
+        seen = replace(
+            seen, sample=replace(seen.sample, layout=across), record=lambda s, at: signals[s][order][at], crops=crops
+        )
+        selection = method.at_embed(seen)
+        assert plain is not None and selection is not None and not torch.equal(selection.source, plain.source)
+        assert sorted(order[selection.source].tolist()) == plain.source.tolist()
 
 
 def test_one_crop() -> None:
