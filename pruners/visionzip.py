@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from itertools import accumulate
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pruners.base import Moment, Pruner, PrunerError
+from pruners.base import Pruner, PrunerError
 from pruners.budget import BeforeLLM
-from pruners.layout import Scope
+from pruners.layout import THUMBNAIL
 from pruners.selection import Selection, Weights
 from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys
 from pruners.views import ModelInfo, View
@@ -38,7 +39,10 @@ class VisionZip(BeforeLLM):
     counts are floor(n * share). Inferred: the class token's attention (mean over heads) if such a tower has one
     (InternVL), though this class token is not kept; towers without class token and merging are treated alike.
 
-    A crop with no more tokens than its budget is left alone.
+    Every crop has its own budget, `tokens` of each; one with no more tokens than that is left alone. Where a picture
+    of such a tower has several (LLaVA-NeXT), all tokens of the overview come first, then the dominant patches in raster
+    order over the whole grid of crops, then the class tokens, then the contextual tokens, as in the official code
+    (which has no newlines and keeps padding, see the model's option `assembly`).
 
     Attributes:
         contextual: share of the budget that goes to contextual tokens.
@@ -46,7 +50,6 @@ class VisionZip(BeforeLLM):
             what the model has.
     """
 
-    scope: ClassVar[Scope] = "crop"
     contextual: float = 10 / 64
     tower: Literal["auto", "clip", "merged"] = "auto"
     scores: Literal["auto", "cls", "received"] = "auto"
@@ -107,33 +110,46 @@ class VisionZip(BeforeLLM):
         contextual = min(k - 1, round(k * self.contextual))
         return k - contextual, contextual
 
-    def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        me = self._on(model)
-        if me.count(n) >= n:
-            return 0
-        dominant, contextual = me.counts(n)
-        others = n - dominant - contextual + (me.tower == "clip")  # the class token is none of the n
-        return 2 * others * contextual * model.tower_head_dim
-
     def at_embed(self, view: View) -> Selection | None:
-        if self.count(len(view)) >= len(view):
+        if all(self.count(len(part)) >= len(part) for part in view.parts):
             return None
+        crops = [self._crop(view.part(part)) for part in view.parts]
+        made = joined([(part, made) for part, (made, _) in zip(view.parts, crops, strict=True)])
+        if self.tower == "merged":
+            made = made.ordered(made.source.argsort())
+            return Selection(made.source, made.weights, self.positions)
+        order = self._order(view, made.source)
+        made, features = made.ordered(order), torch.cat([rows for _, rows in crops])[order]
+        return Selection(made.source, made.weights, self.positions, size=made.sizes(), features=features)
+
+    def _crop(self, view: View) -> tuple[Merged, Tensor]:
+        """The new tokens of one crop, and, where they are made before the projector, their rows [K, D]."""
+        n, every = len(view), torch.arange(len(view), device=view.index.device)
+        if self.count(n) >= n:
+            return Merged(every, Weights(every, every, torch.ones(n, device=every.device))), view.features
         signals = [view[signal] for signal in self._signals()]
-        dominant, contextual = self.counts(len(view))
-        scores, keys = signals[0], signals[1].float().mean(0)
-        if self.tower == "clip":
-            made = merged(scores, keys, dominant - 1, contextual).behind(1)
-            rows = made.weights.apply(signals[2], len(made.source))
-            rows = torch.cat([signals[3][:1].to(rows), rows[1:]])
-            return Selection(
-                made.source,
-                made.weights,
-                self.positions,
-                size=made.sizes(),
-                features=view.project(rows.to(view.hidden.dtype)),
-            )
-        made = merged(scores, keys, dominant, contextual).in_raster_order()
-        return Selection(made.source, made.weights, self.positions)
+        (dominant, contextual), clip = self.counts(n), self.tower == "clip"
+        view.charge(2 * (n - dominant - contextual + clip) * contextual * signals[1].shape[-1])
+        made = merged(signals[0], signals[1].float().mean(0), dominant - clip, contextual)
+        if not clip:
+            return made, view.features
+        made = made.behind(1)
+        rows = made.weights.apply(signals[2], len(made.source))
+        rows = torch.cat([signals[3][:1].to(rows), rows[1:]])
+        return made, view.project(rows.to(view.hidden.dtype))
+
+    def _order(self, view: View, source: Tensor) -> Tensor:
+        """The order of a picture's new tokens, given crop by crop with their sources [K]."""
+        layout, ranks = view.sample.layout, list[int]()
+        for (picture, crop), part in view.crops.items():
+            n, (dominant, contextual) = len(part), self.counts(len(part))
+            own = [1] * n if self.count(n) >= n else [2] + [1] * (dominant - 1) + [3] * contextual
+            kind = layout.kind[(layout.picture == picture) & (layout.crop == crop)][0]  # on the CPU
+            ranks += [0] * len(own) if kind == THUMBNAIL else own
+        if len(view.crops) < 2:
+            return torch.arange(len(source), device=source.device)
+        rank = torch.tensor(ranks, device=source.device)
+        return (rank * (len(view) + 1) + torch.where(rank == 1, source, 0)).argsort(stable=True)
 
 
 class Merged(NamedTuple):
@@ -147,17 +163,29 @@ class Merged(NamedTuple):
         source, (rows, cols, values) = self.source, (self.weights.rows, self.weights.cols, self.weights.values)
         return Merged(torch.cat([source.new_full((made,), -1), source]), Weights(rows + made, cols, values))
 
-    def in_raster_order(self) -> Merged:
-        """The same tokens, each at the place of its source."""
-        order = self.source.argsort()
-        return Merged(
-            self.source[order], Weights(order.argsort()[self.weights.rows], self.weights.cols, self.weights.values)
-        )
+    def ordered(self, order: Tensor) -> Merged:
+        """The same tokens in another order."""
+        rows, cols, values = self.weights.rows, self.weights.cols, self.weights.values
+        return Merged(self.source[order], Weights(order.argsort()[rows], cols, values))
 
     def sizes(self) -> Tensor:
         """[K] old tokens in every row, at least 1."""
         counts = self.weights.values.new_zeros(len(self.source))
         return counts.index_add(0, self.weights.rows, torch.ones_like(self.weights.values)).clamp(min=1)
+
+
+def joined(crops: list[tuple[Tensor, Merged]]) -> Merged:
+    """The new tokens of several crops one after the other, given which tokens of the picture each crop has."""
+    starts = accumulate((len(made.source) for _, made in crops), initial=0)
+    weights = [made.weights for _, made in crops]
+    return Merged(
+        torch.cat([torch.where(made.source < 0, -1, which[made.source.clamp(min=0)]) for which, made in crops]),
+        Weights(
+            torch.cat([w.rows + start for w, start in zip(weights, starts, strict=False)]),
+            torch.cat([which[made.weights.cols] for which, made in crops]),
+            torch.cat([w.values for w in weights]),
+        ),
+    )
 
 
 def merged(scores: Tensor, keys: Tensor, dominant: int, contextual: int) -> Merged:
