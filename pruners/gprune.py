@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from pruners.base import PrunerError
 from pruners.budget import BeforeLLM
-from pruners.layout import NEWLINE, THUMBNAIL
+from pruners.layout import THUMBNAIL
 from pruners.selection import Selection
 from pruners.views import View
 
@@ -66,8 +66,7 @@ class GPrune(BeforeLLM):
     def at_embed(self, view: View) -> Selection | None:
         if self.count(len(view)) >= len(view):
             return None
-        kept, features = [], view.features
-        parts = [part.to(features.device, non_blocking=True) for part in parts_of(view)]
+        kept, features, parts = [], view.features, graphs(view)
         for part, k in zip(parts, self.counts([len(part) for part in parts]), strict=True):
             view.charge(2 * len(part) ** 2 * (features.shape[1] + self.iterations))
             scores = gathered(features[part], self.similarity, self.temperature, self.iterations)
@@ -75,17 +74,13 @@ class GPrune(BeforeLLM):
         return Selection(torch.cat(kept).sort().values, positions=self.positions)
 
 
-def parts_of(view: View) -> list[Tensor]:
-    """Places in the view, on the CPU, of a picture's overview and of its other tokens, as far as there are any.
-
-    Which tokens have left before is read from the device, if some have; on `meta` they are the last.
-    """
+def graphs(view: View) -> list[Tensor]:
+    """Which tokens of a picture's view are of its overview, and which are not, as far as there are any."""
     layout = view.sample.layout
-    row = ((layout.picture == (view.picture or 0)) & (layout.kind != NEWLINE)).nonzero().flatten()
-    if len(row) != len(view):
-        row = row[: len(view)] if view.column.is_meta else view.token.cpu()
-    overview = layout.kind[row] == THUMBNAIL
-    return [part for part in (overview.nonzero().flatten(), (~overview).nonzero().flatten()) if len(part)]
+    whole = layout.crop[(layout.picture == (view.picture or 0)) & (layout.kind == THUMBNAIL)][:1].tolist()  # on the CPU
+    first = [part for (_, crop), part in view.crops.items() if crop in whole]
+    others = [part for (_, crop), part in view.crops.items() if crop not in whole]
+    return [torch.cat(parts).sort().values for parts in (first, others) if parts] or view.parts
 
 
 def gathered(features: Tensor, similarity: float, temperature: float, iterations: int) -> Tensor:
