@@ -37,8 +37,8 @@ class MustDrop(Pruner):
 
            sum_t a_tj < g * sum_tj a_tj   and   max_t a_tj < i
 
-    4. After prefill, what did not last through all stages leaves the caches of layers K - 1 of the first K up to K - 1
-       of the last K too.
+    4. After prefill, tokens that did not last through all stages leave every cache but those of the layers before
+       layer K - 1 of the first K.
 
     How many tokens leave depends on values: the device is read once per crop, and once per picture and stage.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_caches(positions: Any) -> None:
     """From the layer before the first cut on, what is left at the end; other entries and their keys are as before."""
     model = Prompted(CONFIGS["llava"], "cpu", [(1, 1), (1, 1)], noise=0.2)
     pruner = MustDrop(thresholds=(0.02, 0.08), drop_at=(2, 3, 4), merge=0.2, window=2, positions=positions)
-    whole = prefilled(model, pruner.__class__(**{**pruner.__dict__, "cut_cache": False}))
+    whole = prefilled(model, replace(pruner, cut_cache=False))
     cut = prefilled(model, pruner)
     assert whole.visual[0] == whole.visual[1] > whole.visual[2] > whole.visual[4] > 4
     left = set(whole.cache[4].column.tolist())
