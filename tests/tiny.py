@@ -41,7 +41,7 @@ For LLaVA-NeXT it is what `size` makes pixels of: roughly tiles per column and r
 def config(
     text: Mapping[str, Any], vision: Mapping[str, Any], tied: bool, section: Sequence[int] = ()
 ) -> Qwen3VLConfig:
-    """A configuration from its sizes; `section`: pairs of channels that turn with each axis (else as in small models)."""
+    """A configuration from its sizes; `section`: pairs of channels that turn with each axis (else small models')."""
     quarter = text["head_dim"] // 8
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_interleaved": True}
     rope["mrope_section"] = list(section) or [text["head_dim"] // 2 - 2 * quarter, quarter, quarter]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness.models.known import LLAVA, QWEN
 from pruners import (
-    VTW,
     DSTP,
+    VTW,
     Blind,
     DivPrune,
     Downsample,

@@ -50,8 +50,8 @@ def test_every_place_is_filled_or_has_its_reason() -> None:
 NAMED = (
     "ToMe, HiRED, LOOK-M, VL-Cache, FitPrune, MustDrop, G-Prune, VTW, RESTORE, FastV, DivPrune, VisionZip, SparseVLM,"
     " PyramidDrop, HoloV, FlowCut, VScan, DART, CDPruner, VisPruner, FasterVLM, PruMerge, PruMerge+, TRIM, HiPrune,"
-    " V2Drop, VisionPulse, DeSAP, DSTP, PACT, AutoPrune, GlobalCom2, iLLaVA, FiCoCo, BTP, MoB, TransPrune, VFlowOpt, SGL,"
-    " TokenCarve, AgilePruner, DyMU, VisionSelector, StreamingLLM, H2O, SnapKV, PyramidKV, CSP, DyCoke, FastVID,"
+    " V2Drop, VisionPulse, DeSAP, DSTP, PACT, AutoPrune, GlobalCom2, iLLaVA, FiCoCo, BTP, MoB, TransPrune, VFlowOpt,"
+    " SGL, TokenCarve, AgilePruner, DyMU, VisionSelector, StreamingLLM, H2O, SnapKV, PyramidKV, CSP, DyCoke, FastVID,"
     " HoliTom, PruneVID, GAP"
 )
 
