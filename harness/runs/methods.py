@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,5 +92,6 @@ def _method(group: str, name: str, text: str, given: dict[str, Any]) -> Method:
 
 def _moment(stage: Pruner, moment: str, model: ModelInfo) -> str:
     layers = {"layer": stage.layers(model.depth), "encoder": stage.tower_layers(model.tower_depth)}.get(moment, ())
-    where = f" {' '.join(map(str, layers))}" if layers else ""
-    return ("tower" if moment == "encoder" else moment) + where
+    steps = {later - layer for layer, later in pairwise(layers)}
+    shown = [*layers[:2], "..", layers[-1]] if len(layers) > 4 and len(steps) == 1 else layers
+    return " ".join(["tower" if moment == "encoder" else moment, *map(str, shown)])

@@ -42,6 +42,7 @@ def test_every_place_is_filled_or_has_its_reason() -> None:
     assert by_name["fastv"]["Qwen3-VL-4B"] == "layer 2"
     assert by_name["visionpulse_after_fastv"]["LLaVA-1.5-7B"] == "layer 15, step"
     assert by_name["downsample"]["InternVL3.5-8B"] == "-"
+    assert by_name["flowcut"]["LLaVA-1.5-7B"] == "tower 1 3 .. 21, embed"
     assert by_name["+restore"]["LLaVA-1.5-7B"] == "embed"
     assert by_name["+dstp"]["LLaVA-1.5-7B"] == "embed, step"
     assert "replay: pruner.path= is missing" in reasons
