@@ -30,8 +30,8 @@ class HiRED(TowerScored):
     its value, and counting tokens; a crop lies where its run of the overview's tokens is (the second of four crops in
     the second quarter of the raster, not in the upper right); what rounding down or a full crop leaves over is lost, so
     that fewer than k are kept: 287 of 288. How many is read from the device. At least one token, and ties to the lower
-    index, are ours. So are budgets of what reaches the language model: the official code counts padding, and loses the
-    tokens that it keeps of it.
+    index, are ours. So are budgets of what reaches the language model: the official code counts padding too, and loses
+    what it keeps of it.
 
     Inferred: InternVL as LLaVA-NeXT; attention received where there is no class token (Qwen-VL, one crop); means over
     merged patches; runs that differ by one token where crops do not divide the overview. Position ids: see `BeforeLLM`.

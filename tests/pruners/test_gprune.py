@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.engine import Decoding, Engine, Request
 from harness.golden.scene import prune
 from pruners import GPrune, ModelInfo, PrunerError, VisualLayout
 from pruners.gprune import gathered
 from pruners.layout import NEWLINE, THUMBNAIL, Crop
+from tests.tiny import CONFIGS, Prompted
 
 CLIP = ModelInfo(name="clip", depth=2, tower_depth=24, has_cls=True, feature_layer=-2)
 
@@ -85,6 +87,13 @@ def test_ends_of_rows_stay() -> None:
     tile = torch.tensor([4, 5, 6, 8, 9, 10])
     best = [gathered(part, 0.5, 0.03, 5).argsort(descending=True) for part in (x[:4], x[tile])]
     assert after.column.tolist() == sorted([int(best[0][0]), *tile[best[1][:2]].tolist(), 7, 11])
+
+
+def test_on_a_model_with_newlines() -> None:
+    """Of an overview of 16 tokens and 8 rows of 6, each with its end: 6, 19 and all 8 ends."""
+    model = Prompted(CONFIGS["llava_next"], "cpu", [(2, 2)])  # type: ignore[abstract]
+    (trace,) = Engine(model).run([Request("s", ())], GPrune(keep=0.4), Decoding(max_new_tokens=1))
+    assert trace.error is None and trace.visual_tokens == 72 and set(trace.visual_per_layer) == {6 + 19 + 8}
 
 
 def test_refuses() -> None:
