@@ -126,6 +126,7 @@ class Oracle(Pruner):
     """
 
     scope: ClassVar = "prompt"
+    newlines: ClassVar = "see"
 
     def at_embed(self, view: View) -> Selection | None:
         sample = view.sample
