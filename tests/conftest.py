@@ -78,3 +78,20 @@ def prompts(n: int, most_pictures: int = 3) -> list[Request]:
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line: how many of the golden files that were tried agree."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    tried = {
+        outcome: [
+            report
+            for report in reporter.stats.get(outcome, [])
+            if report.when == "call" and "::test_agrees_with_the_official_code[" in report.nodeid
+        ]
+        for outcome in ("passed", "failed", "skipped")
+    }
+    if total := sum(map(len, tried.values())):
+        reporter.write_line(f"golden: checked {len(tried['passed'])} of {total}")
