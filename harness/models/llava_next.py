@@ -28,23 +28,25 @@ class LlavaNext(Llava):
 
     def __init__(
         self, net: Any, tokenizer: Any, image_processor: Any, name: str, system: str | None = None,
-        clip_text: str | None = None, assembly: str | None = None, pinpoints: Any = None,
+        clip_text: str | None = None, assembly: str | None = None, pinpoints: int | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
             system, clip_text: as for `Llava`.
             assembly: "stock", or "grid" for padding as any other patch and no newlines, as the official code of
                 VisionZip, FasterVLM, VisPruner, CDPruner and HiRED has it.
-            pinpoints: pixels of the padded picture: [height, width], a list of them to choose from, or one number for a
-                square (672 is what VisPruner and CDPruner force); None: the configuration's.
+            pinpoints: side, in pixels, of the square that every picture is padded to (672 in the official code of
+                VisPruner and CDPruner); None: what suits it best of the configuration's `image_grid_pinpoints`.
         """
         super().__init__(net, tokenizer, image_processor, name, system=system, clip_text=clip_text)
-        if assembly not in (None, "stock", "grid"):
-            raise ModelUnavailable(f"assembly= is stock or grid, got {assembly}")
         self.unpads = assembly != "grid"
         self.newline: Tensor = net.model.image_newline
         self.tile: int = self.config.vision_config.image_size
-        self.pinpoints = resolutions(self.config.image_grid_pinpoints if pinpoints is None else pinpoints, self.tile)
+        if assembly not in (None, "stock", "grid") or (pinpoints or self.tile) % self.tile:
+            raise ModelUnavailable(
+                f"assembly= is stock or grid, pinpoints= a number of {self.tile} pixels, got {assembly}, {pinpoints}"
+            )
+        self.pinpoints = self.config.image_grid_pinpoints if pinpoints is None else [[pinpoints, pinpoints]]
         if image_processor is not None:
             image_processor.image_grid_pinpoints = self.pinpoints
 
@@ -136,12 +138,3 @@ def unpadded(height: int, width: int, down: int, across: int) -> tuple[int, int]
         return down - (down - shown) // 2 * 2, across
     shown = int(round(width * (down / height), 7))
     return down, across - (across - shown) // 2 * 2
-
-
-def resolutions(given: Any, tile: int) -> list[list[int]]:
-    """Resolutions [height, width] from one of them, a list of them, or the side of a square; made of whole tiles."""
-    listed = [[given, given]] if isinstance(given, int) else list(given)
-    found = [list(pair) for pair in ([listed] if isinstance(listed[0], int) else listed)]
-    if any(len(pair) != 2 or any(side < tile or side % tile for side in pair) for pair in found):
-        raise ModelUnavailable(f"pinpoints= are heights and widths in whole tiles of {tile} pixels, got {given}")
-    return found

@@ -16,7 +16,8 @@ class ModelConfig:
     """A model: `path` is "builtin:...", a local folder or a hub id.
 
     What only some families know is None for the others, and for the adapter's own default: pixel limits (Qwen3-VL),
-    tiles per picture and the thinking prompt (InternVL), geometry, system sentence and CLIP's text tower (LLaVA).
+    tiles per picture and the thinking prompt (InternVL), geometry, system sentence and CLIP's text tower (LLaVA), what
+    becomes of tiles (LLaVA-NeXT).
     """
 
     name: str
@@ -31,13 +32,18 @@ class ModelConfig:
     image: Literal["pad", "crop"] | None = None
     system: Literal["vicuna", "none"] | None = None
     clip_text: str | None = None
+    assembly: Literal["stock", "grid"] | None = None
+    pinpoints: int | None = None
     thinking: bool = False
     weights: Literal["trained", "random"] = "trained"
 
     @property
     def options(self) -> dict[str, Any]:
         """What the model's family is asked for; None is its default."""
-        names = ("min_pixels", "max_pixels", "max_tiles", "system_prompt", "image", "system", "clip_text")
+        names = (
+            "min_pixels", "max_pixels", "max_tiles", "system_prompt", "image", "system", "clip_text", "assembly",
+            "pinpoints",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
 
