@@ -36,7 +36,8 @@ class ToMe(Pruner):
     Budget: `keep` or `tokens` is what leaves the tower per crop; R = N - that many merge in equal parts, so that N -
     floor(R (i + 1) / L) are left after layer i of L. Small crops may be left with more, where half is not enough.
 
-    Position ids: renumbered on models with one position axis, in the order above; under M-RoPE those of b stay.
+    Position ids: renumbered on models with one position axis, in the order above; under M-RoPE those of b stay. On
+    LLaVA-NeXT, whose crops take turns in the prompt, tokens stand where their b stood, and newlines leave (inferred).
 
     Attributes:
         keep, tokens: that budget, as a share of a crop's N tokens or as a count.
@@ -79,6 +80,7 @@ class ToMe(Pruner):
         auto: Literal["keep", "renumber"] = "keep" if model.axes > 1 else "renumber"
         return replace(
             self,
+            r=16 if self.r is None and not self._budgeted else self.r,
             last=model.tower_depth + model.feature_layer if self.last is None else self.last,
             class_token=model.has_cls if self.class_token is None else self.class_token,
             positions=auto if self.positions == "auto" else self.positions,
@@ -105,7 +107,7 @@ class ToMe(Pruner):
         layers = self.last + 1
         if isinstance(self.r, tuple):
             return (*self.r, *[0] * (layers - len(self.r)))
-        r = 16 if self.r is None else self.r
+        r = self.r or 0
         low = int(r * (1 - self.inflection))
         step = 2 * (r - low) / max(1, layers - 1)
         return tuple(int(low + step * i) for i in range(layers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -128,4 +127,4 @@ def test_refused() -> None:
     with pytest.raises(PrunerError, match="resolved"):
         ToMe().tower_layers(8)
     ToMe(last=6).check(CLIP)
-    assert replace(ToMe(), r=16).resolved(CLIP).tower_layers(8) == ToMe().resolved(CLIP).tower_layers(8)
+    assert ToMe(r=16).resolved(CLIP) == ToMe().resolved(CLIP) == ToMe().resolved(CLIP).resolved(CLIP)
