@@ -68,7 +68,7 @@ class LlavaNext(Llava):
         down, across = rows * side, columns * side
         high, wide = unpadded(height, width, down, across) if self.unpads else (down, across)
         top, left = (down - high) // 2, (across - wide) // 2
-        number = torch.arange(high * (wide + self.unpads)).view(high, -1) + side**2
+        number = torch.arange(high * (wide + self.unpads)).view(high, wide + self.unpads) + side**2
         grid = torch.full((down, across), PADDING)
         grid[top : top + high, left : left + wide] = number[:, :wide]
         tiled = grid.view(rows, side, columns, side).transpose(1, 2)

@@ -10,7 +10,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny import internvl, llava, text_sizes, tower_sizes
+from tests.tiny import internvl, llava, llava_next, text_sizes, tower_sizes
 
 # chat templates of OpenGVLab/InternVL3_5-8B-HF and llava-hf/llava-1.5-7b-hf
 INTERNVL = (
@@ -31,6 +31,7 @@ STD = [0.26862954, 0.26130258, 0.27577711]
 SPECIAL = {
     "internvl": ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
     "llava": ["<s>", "</s>", "<image>"],
+    "llava_next": ["<s>", "</s>", "<image>"],
     "clip": ["<s>", "</s>"],
 }
 TILE, SQUARE = 16, 24  # pixels per side; 4-pixel patches: 4 x 4 in a tile (2 x 2 visual tokens), 6 x 6 in a square
@@ -74,11 +75,16 @@ def write(family: str, folder: Path) -> Path:
             "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
         }  # fmt: skip
     else:
-        config = llava(text, tower_sizes(3, 16, 2, 32, 4, SQUARE))
+        kind = {"llava": llava, "llava_next": llava_next}[family]
+        config = kind(text, tower_sizes(3, 16, 2, 32, 4, SQUARE))
         config.image_token_index = words.convert_tokens_to_ids("<image>")
         pictures = {
             "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": SQUARE}, "do_center_crop": True,
             "crop_size": {"height": SQUARE, "width": SQUARE}, "image_mean": MEAN, "image_std": STD,
+        }  # fmt: skip
+    if family == "llava_next":
+        pictures |= {
+            "image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": config.image_grid_pinpoints
         }  # fmt: skip
     config.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
