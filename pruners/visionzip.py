@@ -148,7 +148,7 @@ class VisionZip(BeforeLLM):
             ranks += [0] * len(own) if kind == THUMBNAIL else own
         if len(view.crops) < 2:
             return torch.arange(len(source), device=source.device)
-        rank = torch.tensor(ranks, device=source.device)
+        rank = torch.tensor(ranks).to(source.device, non_blocking=True)
         return (rank * (len(view) + 1) + torch.where(rank == 1, source, 0)).argsort(stable=True)
 
 

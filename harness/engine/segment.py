@@ -110,7 +110,7 @@ class Segment:
         every = torch.arange(self.visual_count, device=self.visual.device)
         if self.mixed:
             number = {key: i for i, keys in enumerate(spans.values()) for key in keys}
-            span = torch.tensor([number[key] for key in self.crops], device=every.device)
+            span = torch.tensor([number[key] for key in self.crops]).to(every.device, non_blocking=True)
             every = span[self.crop].argsort(stable=True)
         parts = every.split([sum(self.crops[key] for key in keys) for keys in spans.values()]) if spans else []
         return [(keys, part) for keys, part in zip(spans.values(), parts, strict=True) if len(part)]
