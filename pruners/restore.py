@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -67,6 +68,11 @@ class RESTORE(Pruner):
     def scope(self) -> Scope:  # type: ignore[override]
         """That of the base."""
         return self.base.scope
+
+    @property
+    def newlines(self) -> Literal["drop", "keep", "see"]:  # type: ignore[override]
+        """That of the base."""
+        return self.base.newlines
 
     def resolved(self, model: ModelInfo) -> Pruner:
         return replace(self, base=self.base.resolved(model), rope=model.rope)

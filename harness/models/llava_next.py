@@ -34,7 +34,7 @@ class LlavaNext(Llava):
         Args:
             system, clip_text: as for `Llava`.
             assembly: "stock", or "grid" for padding as any other patch and no newlines, as the official code of
-                VisionZip, FasterVLM, VisPruner, CDPruner and HiRED has it.
+                VisionZip, FasterVLM, VisPruner and CDPruner has it.
             pinpoints: side, in pixels, of the square that every picture is padded to (672 in the official code of
                 VisPruner and CDPruner); None: what suits it best of the configuration's `image_grid_pinpoints`.
         """
@@ -42,9 +42,10 @@ class LlavaNext(Llava):
         self.unpads = assembly != "grid"
         self.newline: Tensor = net.model.image_newline
         self.tile: int = self.config.vision_config.image_size
-        if assembly not in (None, "stock", "grid") or (pinpoints or self.tile) % self.tile:
+        whole = pinpoints is None or (pinpoints > 0 and pinpoints % self.tile == 0)
+        if assembly not in (None, "stock", "grid") or not whole:
             raise ModelUnavailable(
-                f"assembly= is stock or grid, pinpoints= a number of {self.tile} pixels, got {assembly}, {pinpoints}"
+                f"assembly= is stock or grid, pinpoints= a multiple of {self.tile}, got {assembly} and {pinpoints}"
             )
         self.pinpoints = self.config.image_grid_pinpoints if pinpoints is None else [[pinpoints, pinpoints]]
         if image_processor is not None:

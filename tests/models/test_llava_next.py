@@ -177,9 +177,9 @@ def test_one_shape_for_all(folder: Path) -> None:
         assert prompt.pictures[0].grid == (2, 2) and len(prompt.layout) == 5 * SIDE**2
 
 
-@pytest.mark.parametrize("options", [{"assembly": "flat"}, {"pinpoints": 2 * SQUARE + 1}], ids=str)
+@pytest.mark.parametrize("options", [{"assembly": "flat"}, {"pinpoints": 2 * SQUARE + 1}, {"pinpoints": 0}], ids=str)
 def test_options(folder: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(ModelUnavailable, match=r"assembly= is stock or grid, pinpoints= a number of 24 pixels"):
+    with pytest.raises(ModelUnavailable, match=r"assembly= is stock or grid, pinpoints= a multiple of 24"):
         load(folder, **options)
 
 
