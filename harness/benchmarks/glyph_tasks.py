@@ -18,7 +18,9 @@ from harness.benchmarks.base import Item, Runs, Scoring
 from pruners.views import Box
 
 LENGTHS = range(3, 9)
-"""Steps of the walks."""
+"""Steps of the walks of the default test."""
+LONGEST = 24
+"""A free walk of more steps is too rare to be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,10 @@ class Glyphs:
         by: how look-ups name their cell.
         size: number of items.
         cell_pixels: side of a cell, a multiple of 16.
+        lengths: steps of the walks, in turn (null: 3 to 8).
+        free: questions in other words than the default test's.
+        distractors: a sentence about cells or colours that do not matter comes first.
+        pictures: 2 for a second picture in the prompt; the question says which one it is about.
     """
 
     task: Literal["lookup", "walk"]
@@ -38,12 +44,20 @@ class Glyphs:
     by: Literal["both", "position", "colour"] = "both"
     size: int = 1000
     cell_pixels: int = 16
+    lengths: Sequence[int] | None = None
+    free: bool = False
+    distractors: bool = False
+    pictures: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
         if self.cell_pixels < 16 or self.cell_pixels % 16:
             raise ValueError(f"cell_pixels must be a multiple of 16, got {self.cell_pixels}")
+        if self.pictures not in (1, 2):
+            raise ValueError(f"pictures must be 1 or 2, got {self.pictures}")
+        if self.lengths is not None and not (self.lengths and all(1 <= n <= LONGEST for n in self.lengths)):
+            raise ValueError(f"lengths must be some of 1 to {LONGEST}, got {list(self.lengths)}")
 
     @property
     def name(self) -> str:
@@ -62,10 +76,18 @@ class Glyphs:
     def draw(self, i: int) -> glyphs.Task:
         """The i-th question with its grid. Kinds and lengths alternate, so that every prefix is balanced."""
         rng = random.Random(f"test/{self.task}/{self.seed}/{i}")
+        task = self._asked(rng, i)
+        if self.distractors:
+            task = glyphs.distracted(rng, task)
+        return glyphs.paired(rng, task) if self.pictures == 2 else task
+
+    def _asked(self, rng: random.Random, i: int) -> glyphs.Task:
         if self.task == "walk":
-            return glyphs.walk(rng, LENGTHS[i % len(LENGTHS)])
-        colour = self.by == "colour" or (self.by == "both" and i % 2 == 1)
-        return glyphs.lookup_by_colour(rng) if colour else glyphs.lookup_by_position(rng)
+            lengths = self.lengths or LENGTHS
+            return glyphs.walk(rng, lengths[i % len(lengths)], free=self.free)
+        if self.by == "colour" or (self.by == "both" and i % 2 == 1):
+            return glyphs.lookup_by_colour(rng, free=self.free)
+        return glyphs.lookup_by_position(rng, free=self.free)
 
     def outlines(self) -> Sequence[Item]:
         """The items without pictures, drawn once: a grid of many cells asks for them again and again."""
@@ -85,7 +107,8 @@ class Glyphs:
         for i in range(self.size):
             task = self.draw(i)
             digest.update(f"{i}\n{task.question}\n{task.answer}\n{self.cell_pixels}\n".encode())
-            digest.update(glyphs.render(task.grid).tobytes())
+            for grid in task.grids:
+                digest.update(glyphs.render(grid).tobytes())
         return digest.hexdigest()
 
     def item(self, i: int) -> Item:
@@ -94,11 +117,11 @@ class Glyphs:
         steps = len(task.needed) - 1
         return Item(
             id=f"{i:05d}",
-            content=(Image.fromarray(glyphs.render(task.grid, self.cell_pixels)), task.question),
+            content=(*(Image.fromarray(glyphs.render(g, self.cell_pixels)) for g in task.grids), task.question),
             answer=task.answer,
             cluster=f"{i:05d}",
             category=f"steps-{steps}" if self.task == "walk" else task.kind,
-            needed=tuple(map(_box, task.needed)),
+            needed=tuple(_box(len(task.before), cell) for cell in task.needed),
             meta={"reply": task.reply},
         )
 
@@ -126,10 +149,10 @@ def _run(runs: Runs, place: int) -> Sequence[float]:
     return next(shares for start, shares in reversed(runs) if start <= place)
 
 
-def _box(cell: glyphs.Cell) -> Box:
+def _box(picture: int, cell: glyphs.Cell) -> Box:
     row, column = cell
     side = glyphs.SIZE
-    return Box(0, row / side, column / side, (row + 1) / side, (column + 1) / side)
+    return Box(picture, row / side, column / side, (row + 1) / side, (column + 1) / side)
 
 
 class _Items(Sequence[Item]):

@@ -7,6 +7,9 @@ A picture is a grid of 8 x 8 cells. Every cell has a border colour, one to five 
 * **walk** (visual reasoning): start at a cell, follow the arrows k steps over k + 1 different cells, add up their pips
   and write the trace out. Every step needs another cell of the picture.
 
+Either can be asked in other words (`free`), behind words that do not matter (`distracted`) or about one of two pictures
+(`paired`); the default test sets have none of these.
+
 Everything is drawn from `random.Random(text)`, whose stream Python keeps stable, so a test set is fixed by its seed.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -61,7 +64,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Task:
-    """One question about one grid. `needed` lists the cells in the order in which the reply needs them."""
+    """One question about one grid. `needed` lists the cells in the order in which the reply needs them.
+
+    Attributes:
+        before, after: grids of pictures shown before and after the one that is asked about.
+    """
 
     kind: str
     grid: Grid
@@ -69,6 +76,13 @@ class Task:
     reply: str
     answer: str
     needed: tuple[Cell, ...]
+    before: tuple[Grid, ...] = ()
+    after: tuple[Grid, ...] = ()
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """All pictures of the prompt in order."""
+        return (*self.before, self.grid, *self.after)
 
 
 def name(cell: Cell) -> str:
@@ -118,33 +132,56 @@ def _freeze(*fields: list[list[int]]) -> Grid:
 
 _POSITION_QUESTIONS = {"pips": "how many pips at {}?", "colour": "what colour is {}?", "arrow": "where does {} point?"}
 _COLOUR_QUESTIONS = {"pips": "how many pips in the {} cell?", "arrow": "where does the {} cell point?"}
+_WALK_QUESTION = "start at {} and follow the arrows {} steps. add the pips."
+_FREE_POSITION = {
+    "pips": ("tell me the number of pips at {}.", "at {}, count the pips.", "pips at {}?"),
+    "colour": ("tell me the colour at {}.", "at {}, name the colour.", "colour of {}?"),
+    "arrow": ("tell me which way the arrow at {} goes.", "at {}, name the arrow.", "arrow at {}?"),
+}
+_FREE_COLOUR = {
+    "pips": ("tell me the number of pips in the {} cell.", "look at the {} cell: count the pips.", "pips of {}?"),
+    "arrow": ("tell me which way the {} cell goes.", "look at the {} cell: name the arrow.", "arrow of {}?"),
+}
+_FREE_WALK = (
+    "from {}, go {} steps along the arrows and count all pips.",
+    "begin at {}: the sum of the pips over {} steps?",
+    "walk from {} for {} steps and tell me the sum of the pips.",
+)
+_DISTRACTIONS = ("never mind {} and {}.", "{} and {} do not matter.", "someone else asks about {} and {}.")
+_ORDINALS = ("first", "second")
+
+
+def _wording(rng: random.Random, frozen: str, others: tuple[str, ...], free: bool) -> str:
+    return others[_pick(rng, len(others))] if free else frozen
 
 
 # Arguments that only training uses: several cells per question, and `side`, which keeps the cells asked for in the
 # upper left corner of the picture.
 
 
-def lookup_by_position(rng: random.Random, cells: int = 1, side: int = SIZE) -> Task:
+def lookup_by_position(rng: random.Random, cells: int = 1, side: int = SIZE, free: bool = False) -> Task:
     """ "how many pips at c3?"."""
     grid, _ = _draw_grid(rng)
     attribute = ATTRIBUTES[_pick(rng, len(ATTRIBUTES))]
     needed = tuple((_pick(rng, side), _pick(rng, side)) for _ in range(cells))
-    question = _POSITION_QUESTIONS[attribute].format(", ".join(map(name, needed)))
+    wording = _wording(rng, _POSITION_QUESTIONS[attribute], _FREE_POSITION[attribute], free)
+    question = wording.format(", ".join(map(name, needed)))
     reply = ", ".join(grid.read(cell, attribute) for cell in needed)
     return Task("position", grid, question, reply, reply, needed)
 
 
-def lookup_by_colour(rng: random.Random, cells: int = 1) -> Task:
+def lookup_by_colour(rng: random.Random, cells: int = 1, free: bool = False) -> Task:
     """ "how many pips in the cyan cell?" about a colour that occurs once in the picture."""
     grid, unique = _draw_grid(rng, unique=cells)
     attribute = ("pips", "arrow")[_pick(rng, 2)]
     colours = [grid.read(cell, "colour") for cell in unique]
-    question = _COLOUR_QUESTIONS[attribute].format(", ".join(colours))
+    wording = _wording(rng, _COLOUR_QUESTIONS[attribute], _FREE_COLOUR[attribute], free)
+    question = wording.format(", ".join(colours))
     reply = ", ".join(grid.read(cell, attribute) for cell in unique)
     return Task("colour", grid, question, reply, reply, tuple(unique))
 
 
-def walk(rng: random.Random, steps: int, side: int = SIZE) -> Task:
+def walk(rng: random.Random, steps: int, side: int = SIZE, free: bool = False) -> Task:
     """ "start at c3 and follow the arrows 5 steps. add the pips." The reply writes every step out."""
     cells, arrows = _draw_path(rng, steps, side)
     grid, _ = _draw_grid(rng)
@@ -157,8 +194,24 @@ def walk(rng: random.Random, steps: int, side: int = SIZE) -> Task:
         total += grid.pips[cell[0]][cell[1]]
         turn = f" {grid.read(cell, 'arrow')}" if i < steps else ""
         trace.append(f"{name(cell)} {grid.read(cell, 'pips')} = {total}{turn}")
-    question = f"start at {name(cells[0])} and follow the arrows {steps} steps. add the pips."
+    question = _wording(rng, _WALK_QUESTION, _FREE_WALK, free).format(name(cells[0]), steps)
     return Task("walk", grid, question, f"{' '.join(trace)} answer {total}", str(total), tuple(cells))
+
+
+def distracted(rng: random.Random, task: Task) -> Task:
+    """The task behind a sentence about two cells, or two colours, that do not matter."""
+    words = [name((_pick(rng, SIZE), _pick(rng, SIZE))) for _ in range(2)]
+    if task.kind == "position" and rng.random() < 0.5:
+        words = [_COLOUR_NAMES[_pick(rng, len(COLOURS))] for _ in range(2)]
+    sentence = _DISTRACTIONS[_pick(rng, len(_DISTRACTIONS))].format(*words)
+    return replace(task, question=f"{sentence} {task.question}")
+
+
+def paired(rng: random.Random, task: Task) -> Task:
+    """The task about the first or the second of two pictures; the question says which."""
+    other, k = (_draw_grid(rng)[0],), _pick(rng, 2)
+    question = f"in the {_ORDINALS[k]} picture, {task.question}"
+    return replace(task, question=question, before=other if k else (), after=() if k else other)
 
 
 def read_row(rng: random.Random, side: int = SIZE) -> Task:
@@ -216,6 +269,9 @@ def vocabulary() -> Sequence[str]:
     """Every word that a question or reply may contain, for tokenizers trained on this world."""
     cells = [name((r, c)) for r in range(SIZE) for c in range(SIZE)]
     numbers = [str(i) for i in range(MAX_PIPS * SIZE * 2)]
-    questions = [*_POSITION_QUESTIONS.values(), *_COLOUR_QUESTIONS.values()]
-    words = " ".join([*questions, "start at and follow the arrows steps add the pips read row answer"])
-    return [*cells, *numbers, *COLOURS, *ARROWS, *sorted({w.strip("{}?.,") for w in words.split()} - {""})]
+    questions = [
+        *_POSITION_QUESTIONS.values(), *_COLOUR_QUESTIONS.values(), _WALK_QUESTION, *_FREE_WALK, *_DISTRACTIONS,
+        *(q for free in (_FREE_POSITION, _FREE_COLOUR) for wordings in free.values() for q in wordings),
+    ]  # fmt: skip
+    words = " ".join([*questions, *_ORDINALS, "in the picture read row answer"])
+    return [*cells, *numbers, *COLOURS, *ARROWS, *sorted({w.strip("{}?.,:") for w in words.split()} - {""})]

@@ -123,3 +123,38 @@ def test_evidence_is_asked_where_a_cell_is_read():
     assert benchmark.evidence(item, "", [(0, [0.25] * cells)]) == 0.25
     lookup = Glyphs(task="lookup", by="position")
     assert lookup.evidence(lookup.items()[0], "red", [(0, [0.5]), (1, [1.0])]) == 0.5
+
+
+def test_options_of_the_world():
+    """Other words, distractions, two pictures and longer walks change the question, never the way to its answer."""
+    plain = Glyphs(task="walk").draw(4)
+    free, distracted = Glyphs(task="walk", free=True).draw(4), Glyphs(task="walk", distractors=True).draw(4)
+    assert free.question != plain.question and free.needed[0] == plain.needed[0] and "7" in free.question
+    assert distracted.question.endswith(plain.question) and distracted.reply == plain.reply
+    long = Glyphs(task="walk", lengths=(12, 16))
+    assert [long.item(i).category for i in range(3)] == ["steps-12", "steps-16", "steps-12"]
+    assert len(set(long.draw(1).needed)) == 17
+    hashes = {
+        Glyphs(task="lookup", size=8, **option).content_hash()
+        for option in ({}, {"free": True}, {"distractors": True}, {"pictures": 2})
+    }
+    assert len(hashes) == 4
+
+
+def test_two_pictures():
+    """The question says which picture it is about, and the evidence lies in that one."""
+    benchmark, seen = Glyphs(task="lookup", by="position", pictures=2), set()
+    for i in range(20):
+        task, item = benchmark.draw(i), benchmark.item(i)
+        k = task.grids.index(task.grid)
+        assert f"in the {('first', 'second')[k]} picture, " in task.question
+        assert [box.picture for box in item.needed] == [k] and len(item.content) == 3
+        assert np.array_equal(np.asarray(item.content[k]), glyphs.render(task.grid))
+        seen.add(k)
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("option", [{"pictures": 3}, {"lengths": []}, {"lengths": [0]}, {"lengths": [25]}])
+def test_bad_options(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        Glyphs(task="walk", **option)
