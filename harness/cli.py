@@ -119,7 +119,8 @@ def run(arguments: argparse.Namespace, backend: Backend | None) -> int:
     outcomes = run_cells(found.cells, backend)
     bad = [outcome for outcome in outcomes if outcome.failed]
     for outcome in bad:
-        rate = f"{100 * (outcome.summary or {}).get('failure_rate', 0):.1f} % of its samples failed"
+        ended = outcome.summary or {}
+        rate = f"{100 * ended.get('failure_rate', 0):.1f} % of its samples failed: {ended.get('first_error')}"
         print(f"vtpbench: {outcome.cell.name}: {outcome.error or rate}", file=sys.stderr)
     done = len(outcomes) - len(bad)
     results = Path(found.cells[0].config.paths.results) / "runs"
@@ -211,10 +212,11 @@ def check(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
 
 def fit(arguments: argparse.Namespace, backend: Backend | None) -> int:
-    """Fit a method to a model."""
+    """Fit fitprune or vtw to a model on limit= samples (16), written to out=FILE for pruner.fit=FILE."""
     from harness.runs.backend import TorchBackend
     from harness.runs.cells import parse_config
     from harness.runs.fit import fit as fitted
+    from pruners.base import PrunerError
 
     keys = parse(arguments.overrides)
     out = keys.pop("out", None)
@@ -223,10 +225,13 @@ def fit(arguments: argparse.Namespace, backend: Backend | None) -> int:
         raise InputError(f"fit takes one method, one model and one benchmark, got a grid of {len(grid)}")
     try:
         rows, line = fitted(parse_config(grid[0]), backend or TorchBackend(), Path(out) if out else None)
-    except Skip as skip:
-        raise InputError(str(skip)) from None
+    except (Skip, PrunerError) as error:
+        raise InputError(str(error)) from None
     _print(rows)
     print(line)
+    if out:
+        config = grid[0].choices
+        print(f"written to {out}: vtpbench run pruner={config['pruner']} pruner.fit={out} model={config['model']} ...")
     return 0
 
 
@@ -260,9 +265,10 @@ def list_options(arguments: argparse.Namespace, backend: Backend | None) -> int:
     if arguments.overrides == ["pruners"]:
         from harness.runs.methods import absent, matrix, methods
 
-        rows, reasons = matrix([*methods(configs), *absent()])
+        rows, reasons = matrix(methods(configs))
         _print(rows)
-        print("\n".join(["", *reasons]))
+        print("\n".join(["", *reasons, ""]))
+        _print([{"not here": method.name, "why": method.reason} for method in absent()])
         return 0
     groups = configs.groups()
     if unknown := [name for name in arguments.overrides if name not in groups]:

@@ -64,7 +64,7 @@ def resolve_layer(layer: Layer, depth: int, least: int = 0) -> int:
         return layer
     try:
         share = Fraction(layer)
-    except (ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ZeroDivisionError):
         raise PrunerError(f'layer must be a number or a depth fraction such as "2/32", got {layer!r}') from None
     if not 0 <= share <= 1:
         raise PrunerError(f"a depth fraction lies in 0..1, got {layer}")

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 from pruners.base import MOMENTS, Pruner, PrunerError
 from pruners.lookm import LookM
+from pruners.mustdrop import MustDrop
 from pruners.none import Blind, NoPruning
 from pruners.signals import Signal, TowerSignal
 from pruners.views import ModelInfo
+from pruners.vlcache import VLCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +41,32 @@ class Pipeline(Pruner):
                 )
         if any(method.recalls() for method in self.methods):
             raise PrunerError("what brings tokens back wraps the whole pipeline and is no part of it")
-        first = [min(map(MOMENTS.index, stage.moments())) for stage in stages]
+        first = [min(map(MOMENTS.index, stage.moments()), default=0) for stage in stages]
         if first != sorted(first):
             order = ", ".join(type(stage).__name__ for stage in stages)
             raise PrunerError(f"a pipeline lists methods in the order in which they act; got {order}")
         if sum("step" in stage.moments() for stage in stages) > 1:
             raise PrunerError("only one method of a pipeline can act during decoding")
+        if sum("encoder" in stage.moments() for stage in stages) > 1:
+            raise PrunerError("only one method of a pipeline can act inside the vision tower")
         if sum("cache" in stage.moments() for stage in stages) > 1:
             names = " and ".join(type(stage).__name__ for stage in stages if "cache" in stage.moments())
             raise PrunerError(f"only one method of a pipeline can edit the cache, not {names}")
-        if any(isinstance(stage, LookM) for stage in stages):
-            for stage in stages:
-                if "step" in stage.moments() or type(stage).bias is not Pruner.bias:
+        biased = [type(stage).__name__ for stage in stages if type(stage).bias is not Pruner.bias]
+        if len(biased) > 1:
+            raise PrunerError(f"only one method of a pipeline can add to attention logits, not {' and '.join(biased)}")
+        for early in stages:
+            for late in stages if isinstance(early, LookM | VLCache) else ():
+                if "step" in late.moments() or (isinstance(early, LookM) and type(late).bias is not Pruner.bias):
                     raise PrunerError(
-                        f"{type(stage).__name__} needs heads that keep the same entries; after LookM each has its own"
+                        f"{type(late).__name__} needs the same entries in all layers and heads, which "
+                        f"{type(early).__name__} does not leave"
+                    )
+            for late in stages if isinstance(early, MustDrop) and early.cut_cache else ():
+                if late.makes:
+                    raise PrunerError(
+                        f"MustDrop cuts caches to what lasts, which lack tokens that {type(late).__name__} makes; "
+                        "cut_cache=false does not"
                     )
         for i, early in enumerate(stages):
             for late in stages[i + 1 :] if early.hands_on_made(model) else ():

@@ -76,6 +76,8 @@ class DSTP(Pruner):
                 raise PrunerError(f"DSTP needs a base that keeps some visual tokens and drops others, not {name}")
             if late:
                 raise PrunerError(f"DSTP cannot bring back what {name} drops at the {min(late)} moment")
+            if type(stage).bias is not Pruner.bias:
+                raise PrunerError(f"DSTP cannot bring back tokens whose attention {name} gives to others")
             if getattr(stage, "positions", "keep") != "keep":
                 raise PrunerError(f"DSTP brings tokens back under their own ids, but {name} renumbers")
             if stage.makes and (last := max(stage.layers(model.depth))) > self.step_layer(model.depth):

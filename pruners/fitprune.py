@@ -128,8 +128,8 @@ class Spare(Pruner):
 
     After each layer, visual tokens in ascending order of the attention that they receive from visual rows may leave
     while those left hold (1 - alpha) of the mass that all visual tokens hold in the layer of the unpruned model; the
-    same for text rows; those that both lists name leave. Masses are of the largest head, per row. The higher alpha, the
-    fewer tokens are left; it is bisected until a FLOPs budget is met, and each layer deletes the mean number over the
+    same for text rows; those that both lists name leave. Masses are of the largest head, per row. With more alpha more
+    may leave; it is bisected until a FLOPs budget is met, and each layer deletes the mean number over the
     samples. All of this is of the official code. Inferred: the mean shares left are stored for many values of alpha and
     interpolated between two, so that one fit serves every budget; several pictures count as one. How many leave depends
     on values, so a device waits once per layer.

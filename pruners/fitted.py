@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def read_fit(path: str, method: str, key: str, depth: int) -> Rows:
         raise PrunerError(f"{path} does not hold a fit of {method} ({error!r})") from None
     if made_for != method:
         raise PrunerError(f"{path} is a fit of {made_for}, not of {method}")
-    if layers != depth:
+    if int(layers) != depth:
         raise PrunerError(f"{path} was fitted on a model of {layers} layers, this one has {depth}")
-    if not rows or any(len(row) != depth for row in rows):
+    if not rows or any(len(row) != depth or not all(map(math.isfinite, row)) for row in rows):
         raise PrunerError(f"{path} is damaged: {key} does not have {depth} numbers in each row")
     return rows

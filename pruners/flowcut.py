@@ -128,10 +128,8 @@ class FlowCut(BeforeLLM):
         budget = self.count(n * crops)
         return max(1, budget // 2 if crops > 1 else 2 * budget)
 
-    def at_embed(self, view: View) -> Selection | None:
-        """Only position ids are left to do here."""
-        if self.positions == "keep":
-            return None
+    def at_embed(self, view: View) -> Selection:
+        """Only position ids and newlines are left to do here."""
         return Selection(torch.arange(len(view), device=view.index.device), positions=self.positions)
 
 

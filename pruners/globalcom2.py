@@ -52,7 +52,7 @@ class GlobalCom2(TowerScored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise PrunerError(f"temperature must be positive, got {self.temperature}")
 
     @property

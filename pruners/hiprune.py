@@ -75,7 +75,9 @@ class HiPrune(TowerScored):
             return None
         middle, deep = (view[signal] for signal in self._signals())
         anchors = middle.argsort(descending=True, stable=True)[: min(k // 5, round(k * self.alpha / 5))]
-        _, columns = view.sample.layout.grid[view.picture or 0, 0]  # all crops of a picture have the same
+        layout, (picture, crop) = view.sample.layout, next(iter(view.crops), (view.picture or 0, 0))
+        own = layout.column[(layout.picture == picture) & (layout.crop == crop)]  # on the CPU; padding may be gone
+        columns = int(own.max() - own.min()) + 1
         first = torch.cat([anchors, neighbours(anchors, n, columns, self.repaired)])
         return Selection(keep_top(deep.index_fill(0, first, torch.inf), k).source, positions=self.positions)
 

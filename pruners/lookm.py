@@ -26,7 +26,8 @@ class LookM(Pruner):
 
         k_c <- (k_c + sum over e in E(c) of (k_e + k_c) / 2) / (1 + |E(c)|),    v_c likewise with the same c(e).
 
-    Position ids stay, for the reply too. Prefill is dense. Each layer waits for the device once, to count old text.
+    Position ids stay, for the reply too. Prefill is dense. Layers wait for the device, to count old text, where the
+    recent window reaches back to the picture.
 
     Stated by the paper: the scores, text first, the recent window, the three ways to merge. Of the official code:
     rounding, and merging into any kept entry, text and recent ones included. It lowers the scores of visual entries by
@@ -75,7 +76,7 @@ class LookM(Pruner):
     def at_cache(self, view: CacheView) -> CacheEdit | None:
         n, (hh, recent) = len(view.column), self.sizes(len(view.column))
         visual = view.column >= 0
-        if visual.is_meta:  # no values: as if the recent entries were text
+        if recent <= view.sample.text_after or visual.is_meta:  # no values: as if the recent entries were text
             text = max(0, view.sample.length - len(view.sample.layout) - recent)
         else:
             text = int((~visual[:-recent]).sum())

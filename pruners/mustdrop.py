@@ -80,6 +80,10 @@ class MustDrop(Pruner):
         object.__setattr__(self, "drop_at", tuple(self.drop_at))
         if sum(value is not None for value in (self.keep, self.tokens, self.thresholds)) > 1:
             raise PrunerError("give one of keep=, tokens= and thresholds=")
+        if self.thresholds is not None and (len(self.thresholds) != 2 or not all(t >= 0 for t in self.thresholds)):
+            raise PrunerError(f"thresholds= are two, global and individual, at least 0, got {list(self.thresholds)}")
+        if self.merge is not None and not -1 <= self.merge <= 1:
+            raise PrunerError(f"merge= is a cosine or null, got {self.merge}")
         if not self.drop_at or self.window < 2 or not 0 <= self.key_share <= 1:
             raise PrunerError(
                 f"needs a layer in drop_at, window >= 2 and key_share in [0, 1], got {list(self.drop_at)}, "
@@ -95,7 +99,9 @@ class MustDrop(Pruner):
         for tokens, limits in PUBLISHED.items():
             if abs(wanted - tokens) < 1:
                 return limits
-        raise PrunerError("MustDrop has thresholds for keep=1/3, 2/9, 1/9 or tokens=192, 128, 64; give thresholds=")
+        raise PrunerError(
+            "MustDrop has thresholds for keep=1/3, 2/9, 1/9 or tokens=192, 128, 64; for others give pruner.thresholds="
+        )
 
     def resolved(self, model: ModelInfo) -> MustDrop:
         scores: Literal["cls", "received"] = "cls" if model.has_cls else "received"

@@ -57,7 +57,7 @@ class PACT(Pruner):
     def __post_init__(self) -> None:
         if not 0 < self.important <= 1:
             raise PrunerError(f"important must lie in (0, 1], got {self.important}")
-        if self.cutoff < 0 or self.recovery < 0:
+        if not (self.cutoff >= 0 and self.recovery >= 0):
             raise PrunerError(f"cutoff and recovery must not be negative, got {self.cutoff} and {self.recovery}")
 
     def layers(self, depth: int) -> tuple[int, ...]:

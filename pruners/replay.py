@@ -39,7 +39,8 @@ class Replay(Pruner):
             raise PrunerError(f"{self.path} does not hold kept sets ({error})") from None
         if any(entry.get("inexact") for kept in self._sets.values() for entry in kept):
             raise PrunerError(
-                f"{self.path} holds what kept sets cannot express: merges before the projector, or made ids"
+                f"{self.path} holds what kept sets cannot express: merges before the projector, made ids, or what "
+                "leaves inside the tower or from the cache"
             )
 
     @cached_property

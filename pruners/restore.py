@@ -91,28 +91,27 @@ class RESTORE(Pruner):
     def start(self, sample: Sample) -> State:
         return self.base.start(sample)
 
-    def _half(self, n: int) -> tuple[Budgeted, int, int]:
-        """The base with its half of the budget for n tokens, how many these are, and how many are merged ones."""
+    def _half(self, n: int) -> tuple[Budgeted, int]:
+        """The base with its half of the budget for n tokens, and the whole budget."""
         assert isinstance(self.base, Budgeted)
         k = self.base.count(n)
-        return replace(self.base, keep=None, tokens=max(1, k // 2)), k // 2, k - k // 2
+        return replace(self.base, keep=max(1, k // 2) / n, tokens=None), k
 
     def flops(self, model: ModelInfo, moment: Moment, n: int, width: int) -> int:
-        half, picked, made = self._half(n)
-        if picked + made >= n:
-            return 0
-        return (half.flops(model, moment, n, width) if picked else 0) + 2 * (n - picked) ** 2 * width
+        half, k = self._half(n)
+        return half.flops(model, moment, n, width) if 1 < k < n else 0
 
     def at_embed(self, view: View) -> Selection | None:
         n, device = len(view), view.index.device
-        half, picked, made = self._half(n)
-        if picked + made >= n:
+        half, k = self._half(n)
+        if k >= n:
             return None
-        chosen = half.at_embed(view) if picked else None
+        chosen = half.at_embed(view) if k > 1 else None
         own = torch.zeros(0, dtype=torch.long, device=device) if chosen is None else chosen.source.sort().values
         is_other = torch.ones(n, dtype=torch.long, device=device).index_fill(0, own, 0)
         other = is_other.argsort(descending=True, stable=True)[: n - len(own)]
-        group, median, size = grouped(view.features[other], made)
+        view.charge(2 * len(other) ** 2 * view.hidden.shape[1])
+        group, median, size = grouped(view.features[other], max(1, k - len(own)))
         source, order = torch.cat([own, other[median]]).sort()
         row = order.argsort()
         picks, ones = len(own), torch.ones(len(own), device=device)

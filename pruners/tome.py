@@ -138,10 +138,8 @@ class ToMe(Pruner):
         left = min(n, max(1, round((self.keep or 1.0) * n) if self.tokens is None else self.tokens))
         return len(view) - n + (n - left) * (layer + 1) // len(self._schedule)
 
-    def at_embed(self, view: View) -> Selection | None:
-        """Only position ids are left to do here."""
-        if self.positions == "keep":
-            return None
+    def at_embed(self, view: View) -> Selection:
+        """Only position ids and newlines are left to do here."""
         return Selection(torch.arange(len(view), device=view.index.device), positions=self.positions)
 
 

@@ -47,8 +47,13 @@ class VTW(Pruner):
             raise PrunerError("give one of keep=, layer= and fit=")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise PrunerError(f"keep must lie in (0, 1], got {self.keep}")
-        if self.eta is not None and self.eta <= 0:
+        if self.eta is not None and not self.eta > 0:
             raise PrunerError(f"eta must be above 0, got {self.eta}")
+
+    def check(self, model: ModelInfo) -> None:
+        if self.eta is not None and self.fit is None:
+            raise PrunerError("eta= picks a layer of a fit; give fit= too")
+        super().check(model)
 
     def resolved(self, model: ModelInfo) -> Self:
         return replace(self, layer=None if self.keep else self.withdrawal(model.depth), fit=None, eta=None)

@@ -51,7 +51,7 @@ def losses(net: Any, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor,
 @torch.no_grad()
 def evaluate(
     net: Any, batches: Batches, tests: dict[str, Callable[[random.Random], Task]], n: int,
-    prepare: Callable[[Tensor], None] = lambda _: None,
+    prepare: Callable[[Tensor], None],
 ) -> dict[str, float]:  # fmt: skip
     """Share of exact replies on n unseen pictures of each test, and of walks by length."""
     net.eval()
@@ -191,8 +191,8 @@ def main() -> None:
         clip.save(net, args.out / "clip")
         report("the needed patch is first", clip.hits(training.batches))
     save(net, training.tokenizer, training.family.processor(), args.out)
-    report("exact", evaluate(net, training.batches, TEST, 2000))
-    report("exact", evaluate(net, training.batches, OPTIONS, 500))
+    report("exact", evaluate(net, training.batches, TEST, 2000, training.prepare))
+    report("exact", evaluate(net, training.batches, OPTIONS, 500, training.prepare))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,9 @@ def test_many_skipped_cells_are_said_by_reason(vtpbench, tmp_path):
     [
         (["run", "pruner=nope"], "unknown pruner 'nope'; known: blind, "),
         (["run", "keep=2"], "keep must lie in (0, 1], got 2"),
+        (["run", "keep=[0.5,0.3]"], "keep must be a number or null, got [0.5, 0.3]"),
+        (["run", "pruner=mustdrop", "pruner.thresholds=[1,1,1]"], "thresholds= are two"),
+        (["fit", "pruner=fastv", "limit=1"], "FastV has nothing that is fitted"),
         (["run", "keep=0.5", "tokens=4"], "give keep= or tokens=, not both"),
         (["run", "pruner=fastv", "pruner.layer=99"], "layer 99 does not fit a model of 4 layers"),
         (["run", "shard=2/2"], "shard must be i/n"),

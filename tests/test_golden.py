@@ -96,6 +96,8 @@ def test_refuses_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         tampered(one("VisionZipNeXT"), tmp_path, out_sequence=np.load(one("VisionZipNeXT"))["out_sequence"] * np.nan):
             "nan",
         shutil.copy(e2e, tmp_path / e2e.name): "E2E_weights.npz is not beside the file",
+        tampered(one("FitPrune"), tmp_path, in_attention=np.load(one("FitPrune"))["in_attention"] * np.nan):
+            "in_attention holds values that are not finite",
         cut: "", hit: "", empty: "",
         tmp_path / "FastV_seed9_budget9.npz": "no such file",
         tmp_path / "Unheard_seed0_budget1.npz": "unknown method 'Unheard'",

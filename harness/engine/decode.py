@@ -44,7 +44,7 @@ class Decode:
         self.stepper = next((s for s in stages if "step" in s.moments()), None)
         self.monitored = self.stepper.step_layer(model.info.depth) if self.stepper else -1
         recalls = self.stepper.recalls() if self.stepper else None
-        self.recall = Recaller(model, cache, stages, recalls, part) if recalls else None
+        self.recall = Recaller(model, cache, recalls, part) if recalls else None
 
         def none(dtype: torch.dtype, *width: int) -> Tensor:
             return torch.zeros(cache.rows, *width, dtype=dtype, device=model.device)
@@ -138,13 +138,13 @@ class Decode:
         longest = max(self.cache.lengths[layer]) + 1
         places = torch.arange(longest, device=query.device)
         valid = (places <= entries.length[:, None])[:, None]
+        bias = self._bias(layer, entries, longest)
         if self.stepper is not None:
             if layer == self.monitored:
-                self._monitor(self.stepper, entries, query, longest, valid)
+                self._monitor(self.stepper, entries, query, longest, valid, bias)
             if not query.is_meta:  # no values: as if everything were seen
                 valid = valid & self._shown(layer, entries, longest)
         mask = valid[:, :, None]
-        bias = self._bias(layer, entries, longest)
         if bias is not None:
             mask = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~mask, -torch.inf) + bias.to(query.dtype)
         heads = entries.keys.shape[1]
@@ -167,7 +167,9 @@ class Decode:
             self.seen = self.seen.scatter_add(1, to.flatten(1), share.flatten(1))
         return shown
 
-    def _monitor(self, stepper: Pruner, entries: Layer, query: Tensor, longest: int, valid: Tensor) -> None:
+    def _monitor(
+        self, stepper: Pruner, entries: Layer, query: Tensor, longest: int, valid: Tensor, bias: Tensor | None
+    ) -> None:
         """Give the step method its logits and take its decision."""
         rows, heads = query.shape[:2]
         with self.part("overhead"):
@@ -177,7 +179,8 @@ class Decode:
             self.monitor[slot] += length + 1
         if query.is_meta:
             return
-        logits = (logits * query.shape[-1] ** -0.5).masked_fill(~valid, -torch.inf)
+        logits = logits * query.shape[-1] ** -0.5 + (0 if bias is None else bias[:, :, 0])
+        logits = logits.masked_fill(~valid, -torch.inf)
         column, n = entries.column[:, 0, :longest], self.visible.shape[1]
         is_visual = column >= 0
         # Text goes to one column too many, which is cut off; every visual token has at most one entry.

@@ -83,6 +83,7 @@ class _Run:
     def __init__(self, engine: Engine, pruner: Pruner, decoding: Decoding, export_kept: bool) -> None:
         self.engine, self.model, self.pruner, self.decoding = engine, engine.model, pruner, decoding
         self.export_kept = export_kept
+        self.unseen = any({"encoder", "cache"} & set(stage.moments()) for stage in pruner.stages())
         self.vision = Vision(engine.model, pruner, engine.features, engine.part)
         self.prefill = Prefill(engine.model, pruner, engine.part)
         self.slots: list[Slot | None] = []
@@ -248,7 +249,7 @@ class _Run:
             trace = make_trace(
                 self.model, slot.prefilled, slot.reply, slot.ids, finish, self.decoding,
                 extra=self.decode.extra(i), allocated=self.cache.allocated // self.cache.rows,
-                export_kept=self.export_kept,
+                export_kept=self.export_kept, unseen=self.unseen,
             )  # fmt: skip
             trace.evidence_runs = slot.evidence.runs if slot.evidence else []
             yield trace

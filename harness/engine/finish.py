@@ -17,6 +17,8 @@ from harness.engine.trace import Decoding, Finish, Trace
 from harness.models.base import Model
 from pruners.selection import Selection
 
+UNTOLD: dict[str, Any] = {"layer": None, "source": [], "weights": None, "positions": "keep", "inexact": True}
+"""Stands for what kept sets cannot tell."""
 LOOP = 48
 """A reply cut at its length limit counts as a loop if its last tokens, at least this many, repeat one n-gram."""
 
@@ -69,9 +71,9 @@ def is_loop(ids: list[int]) -> bool:
 
 def make_trace(
     model: Model, done: Prefilled, reply: Reply, ids: list[int], finish: Finish, decoding: Decoding, *,
-    extra: Extra, allocated: int, export_kept: bool,
+    extra: Extra, allocated: int, export_kept: bool, unseen: bool = False,
 ) -> Trace:  # fmt: skip
-    """The trace of a finished reply."""
+    """The trace of a finished reply; `unseen`: tokens also left inside the tower or the cache."""
     d, segment, steps = model.dims, done.segment, reply.steps
     prompt = done.prompt
     n = len(prompt.visual) if prompt.whole is None else prompt.whole
@@ -103,7 +105,7 @@ def make_trace(
         },
         prefill_seconds=reply.prefill_seconds, decode_seconds=reply.decode_seconds,
         peak_memory=torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
-        kept=[exported(entry) for entry in segment.kept] if export_kept else [],
+        kept=[exported(entry) for entry in segment.kept] + [UNTOLD] * unseen if export_kept else [],
     )  # fmt: skip
 
 

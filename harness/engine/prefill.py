@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -257,10 +257,10 @@ class Prefill:
         parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
         for s, (q, k, v) in enumerate(parts):
             segment = self.segments[s]
+            mask = self._bias(layer, segment, q)
             with self.part("overhead"):
                 for signals, state, record in zip(self.signals, segment.states, self.records[s], strict=True):
-                    segment.overhead += record_layer(signals, layer, segment, state, record, q[0], k[0], v[0])
-            mask = self._bias(layer, segment, q)
+                    segment.overhead += record_layer(signals, layer, segment, state, record, q[0], k[0], v[0], mask)
             out.append(sdpa(q, k, v, mask, causal=mask is None))
             self.caches[s].append(
                 LayerCache(k[0], v[0], segment.columns(), segment.index, segment.size, segment.positions,
@@ -286,13 +286,16 @@ class Prefill:
             if "cache" not in stage.moments():
                 continue
             for segment, caches, records in zip(self.segments, self.caches, self.records, strict=True):
+                edits: dict[int, CacheEdit] = {}
                 for layer, cache in enumerate(caches):
                     heads, _, width = cache.keys.shape
                     segment.overhead += stage.flops(self.model.info, "cache", cache.visual, heads * width)
                     with self.part("overhead"):
                         edit = stage.at_cache(self._cache_view(i, segment, records[i], layer, cache))
                     if edit is not None:
-                        caches[layer] = edited(cache, edit)
+                        edits[layer] = edit
+                for layer, cache in edited(caches, edits).items():
+                    caches[layer] = cache
 
     def _cache_view(self, i: int, segment: Segment, record: Record, layer: int, cache: LayerCache) -> CacheView:
         def read(signal: Signal, places: Tensor | None) -> Any:
@@ -319,15 +322,24 @@ def without_newlines(segment: Segment, chosen: list[Choice]) -> list[Choice]:
     return [(keys, group, left(keys, group, selection)) for keys, group, selection in chosen]
 
 
-def edited(cache: LayerCache, edit: CacheEdit) -> LayerCache:
-    """A layer's cache after eviction or merging, per key-value head."""
+def edited(caches: Sequence[LayerCache], edits: Mapping[int, CacheEdit]) -> dict[int, LayerCache]:
+    """Caches of the edited layers after eviction or merging; waits once for the device, to count what is visual."""
+    columns = {layer: caches[layer].column[edit.source] for layer, edit in edits.items()}
+    if any(column.is_meta for column in columns.values()):  # no values: as if all that left were visual
+        left = [max(0, caches[i].visual - caches[i].keys.shape[1] + e.source.shape[1]) for i, e in edits.items()]
+    else:
+        counts = [(column != TEXT).sum() / len(column) for column in columns.values()]
+        left = torch.stack(counts).round().long().tolist() if counts else []
+    return {
+        layer: _edited(caches[layer], edit, columns[layer], visual)
+        for (layer, edit), visual in zip(edits.items(), left, strict=True)
+    }
+
+
+def _edited(cache: LayerCache, edit: CacheEdit, column: Tensor, visual: int) -> LayerCache:
+    """One layer's cache after its edit, per key-value head."""
     source = edit.source
     wide = source[..., None].expand(-1, -1, cache.keys.shape[-1])
-    column = cache.column[source]
-    if column.is_meta:  # no values: as if all that left were visual
-        visual = max(0, cache.visual - cache.keys.shape[1] + source.shape[1])
-    else:
-        visual = round(float((column != TEXT).float().sum()) / len(column))
     return LayerCache(
         keys=cache.keys.gather(1, wide) if edit.keys is None else edit.keys,
         values=cache.values.gather(1, wide) if edit.values is None else edit.values,

@@ -11,11 +11,10 @@ from torch import Tensor
 from harness.accounting.flops import token_flops
 from harness.engine.cache import SlotCache
 from harness.engine.parts import Part
-from harness.engine.segment import TEXT, Held
+from harness.engine.segment import Held
 from harness.models.attention import grouped
 from harness.models.base import Model
-from pruners.base import Pruner
-from pruners.views import Entries, Recall
+from pruners.views import Recall
 
 BLOCK = 256
 """Query rows per block: no [H, n, n] tensor exists."""
@@ -74,9 +73,8 @@ class _Group:
 class Recaller:
     """Runs dropped tokens through layers against a `SlotCache`. Reached by the attention function as `attend`."""
 
-    def __init__(self, model: Model, cache: SlotCache, stages: Sequence[Pruner], how: Recall, part: Part) -> None:
+    def __init__(self, model: Model, cache: SlotCache, how: Recall, part: Part) -> None:
         self.model, self.cache, self.how, self.part = model, cache, how, part
-        self.biased = [s for s in stages if type(s).bias is not Pruner.bias]
         self.reserves: list[Reserve | None] = [None] * cache.rows
         self.groups: list[_Group] = []
         self.pending = 0
@@ -178,10 +176,10 @@ class Recaller:
                 self.pending,
             )  # fmt: skip
             reserve.entries += len(index)
-            out[:, :, rows] = self._over_prompt(layer, group, query[:, :, rows], index, positions)
+            out[:, :, rows] = self._over_prompt(layer, group, query[:, :, rows], index)
         return out.transpose(1, 2)
 
-    def _over_prompt(self, layer: int, group: _Group, query: Tensor, index: Tensor, positions: Tensor) -> Tensor:
+    def _over_prompt(self, layer: int, group: _Group, query: Tensor, index: Tensor) -> Tensor:
         """[1, H, s, d] attention to the entries of the prompt up to each row's own place."""
         entries, slot = self.cache.layers[layer], group.slot
         prompt = torch.nonzero(entries.index[slot] < group.reserve.length).flatten()
@@ -192,10 +190,6 @@ class Recaller:
             q = query[:, :, rows]
             mask = torch.zeros(len(rows), len(prompt), device=q.device)
             mask = mask.masked_fill(entries.index[slot, prompt] > index[rows, None], -torch.inf)
-            for stage in self.biased:
-                held, visual = entries.positions[slot][:, prompt], entries.column[slot, 0, prompt] != TEXT
-                extra = stage.bias(layer, positions[:, rows], Entries(held, entries.size[slot, prompt], visual))
-                mask = mask if extra is None else mask + extra
             logits = grouped(q, len(keys))[0].float() @ keys.float().transpose(1, 2) * q.shape[-1] ** -0.5
             weights = (logits.reshape(q.shape[1], len(rows), -1) + mask).softmax(-1).to(q.dtype)
             blocks.append((weights.reshape(len(keys), -1, len(prompt)) @ values).reshape(q.shape))

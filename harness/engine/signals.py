@@ -50,16 +50,21 @@ def record_layer(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    bias: Tensor | None = None,
 ) -> int:
-    """Record what is declared for `layer` from its q [H, l, d], k, v [Hkv, l, d]; returns the FLOPs spent."""
+    """Record what is declared for `layer` from its q [H, l, d], k, v [Hkv, l, d] and what methods add to its logits
+    [l, l]; returns the FLOPs spent."""
     cost = 0
     for signal in signals:
         if getattr(signal, "layer", None) != layer:
             continue
         if isinstance(signal, Attention | Sparsity):
             rows = attention_rows(signal, segment, state)
+            blocks = attention_blocks(q, k, rows, bias)
             value = (
-                reduced_attention(signal, q, k, rows) if isinstance(signal, Attention) else sparsity(signal, q, k, rows)
+                reduced_attention(signal, blocks, len(rows))
+                if isinstance(signal, Attention)
+                else sparsity(signal, blocks)
             )
             record.values[signal] = (value, segment.ids)
             cost += 2 * q.shape[0] * q.shape[2] * len(rows) * k.shape[1]
@@ -88,35 +93,42 @@ def attention_rows(signal: Attention | Sparsity, segment: Segment, state: State)
     return torch.searchsorted(segment.index, state[signal.rows])
 
 
-def attention_blocks(q: Tensor, k: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Causal attention weights [H, r, l] of blocks of `rows`, float32, each with its mask [r, l] of future keys."""
+Blocks = Iterator[tuple[Tensor, Tensor]]
+
+
+def attention_blocks(q: Tensor, k: Tensor, rows: Tensor, bias: Tensor | None = None) -> Blocks:
+    """Causal attention weights [H, r, l] of blocks of `rows`, float32, each with its mask [r, l] of future keys.
+
+    `bias` [l, l] is what methods add to the logits.
+    """
     heads, group = k.shape[0], q.shape[0] // k.shape[0]
     keys, places = k.float(), torch.arange(k.shape[1], device=k.device)
     for part in rows.split(BLOCK):
         logits = q[:, part].float().reshape(heads, group * len(part), q.shape[-1]) @ keys.transpose(1, 2)
         logits = logits.reshape(heads * group, len(part), k.shape[1]) * q.shape[-1] ** -0.5
         future = places > part[:, None]
+        logits = logits if bias is None else logits + bias[part].float()
         yield logits.masked_fill(future, -torch.inf).softmax(-1), future
 
 
-def sparsity(signal: Sparsity, q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
-    """[] mean over heads of the share of small causal weights of `rows`."""
-    small, total = torch.zeros(len(q), device=q.device), torch.zeros((), device=q.device)
-    for weights, future in attention_blocks(q, k, rows):
-        small = small + ((weights < signal.threshold * weights.amax(-1, keepdim=True)) & ~future).sum((1, 2))
-        total = total + (~future).sum()
+def sparsity(signal: Sparsity, parts: Blocks) -> Tensor:
+    """[] mean over heads of the share of small causal weights."""
+    small, total = torch.zeros(()), torch.zeros(())
+    for weights, future in parts:
+        few = (weights < signal.threshold * weights.amax(-1, keepdim=True)) & ~future
+        small, total = small.to(few.device) + few.sum((1, 2)), total.to(few.device) + (~future).sum()
     return (small / total).mean()
 
 
-def reduced_attention(signal: Attention, q: Tensor, k: Tensor, rows: Tensor) -> Tensor:
-    """Causal attention weights of `rows`, float32, reduced over heads and rows block by block."""
-    blocks = [_reduce(weights, signal.head, 0) for weights, _ in attention_blocks(q, k, rows)]
+def reduced_attention(signal: Attention, parts: Blocks, rows: int) -> Tensor:
+    """Causal attention weights of so many rows, float32, reduced over heads and rows block by block."""
+    blocks = [_reduce(weights, signal.head, 0) for weights, _ in parts]
     if signal.row == "none":
         return torch.cat(blocks, dim=-2)
     summed = torch.stack([_reduce(block, "max" if signal.row == "max" else "sum", -2) for block in blocks])
     if signal.row == "max":
         return summed.amax(0)
-    return summed.sum(0) / (len(rows) if signal.row == "mean" else 1)
+    return summed.sum(0) / (rows if signal.row == "mean" else 1)
 
 
 def _reduce(x: Tensor, how: str, axis: int) -> Tensor:

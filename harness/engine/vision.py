@@ -74,7 +74,9 @@ class Vision:
     def _shared(self, picture: PictureInput) -> Features:
         found = self.cache.get(picture.key, self.signals) if picture.key else None
         if found is None:
-            found = self.model.encode(picture, self.signals, part=self.part)
+            before = self.cache.entries.get(picture.key)  # its signals are made again, so that methods may take turns
+            signals = dict.fromkeys([*self.signals, *(before.signals if before else ())])
+            found = self.model.encode(picture, tuple(signals), part=self.part)
             if picture.key:
                 self.cache.put(picture.key, found)
         # Another method may have left further signals there, which are not this one's cost.

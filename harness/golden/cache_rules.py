@@ -43,7 +43,7 @@ def lookm(golden: Golden) -> None:
     view = CacheView(sample, 0, keys, values, column, torch.arange(n), {}, lambda *_: score)
     edit, every = pruner.at_cache(view), torch.arange(n)
     cache = LayerCache(keys, values, column, every, torch.ones(n), every[None], n, PICTURE)
-    cache = cache if edit is None else edited(cache, edit)
+    cache = cache if edit is None else edited([cache], {0: edit})[0]
     golden.close("out_keys", cache.keys)
     golden.close("out_values", cache.values)
 

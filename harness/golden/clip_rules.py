@@ -12,7 +12,7 @@ from torch.nn.functional import layer_norm
 from harness.engine.segment import Segment
 from harness.golden.compare import Golden
 from harness.golden.rules import LLAVA
-from harness.golden.scene import Bare, prefill, prune
+from harness.golden.scene import Bare, prefill, pruned
 from pruners.base import Pruner
 from pruners.cdpruner import CDPruner, kernel, order, relevance
 from pruners.prumerge import PruMerge, PruMergePlus, outliers
@@ -43,8 +43,7 @@ def _prumerge(golden: Golden, pruner: PruMerge, k: int) -> None:
     signals: dict[Signal, Tensor] = {
         TowerAttention(-1, "cls", "joint"): scores, TowerKeys(-1): keys[None, 1:], TowerHidden(-2): hidden[1:],
     }  # fmt: skip
-    selection, after = prune(pruner, hidden[1:], 0, len(scores), LLAVA, signals)
-    assert selection is not None
+    selection, after = pruned(pruner, hidden[1:], 0, len(scores), LLAVA, signals)
     k = int(len(scores) * outliers(scores)) if pruner.adaptive else k
     golden.equal("out_topk_index", selection.source[:k])
     golden.close("out_tokens", after.hidden)
@@ -68,8 +67,8 @@ def asked(
     n = len(hidden)
     known = {signal: (value, torch.arange(n)) for signal, value in signals.items()}
     segment = prefill(Asked(hidden, text), pruner, torch.arange(n), 0, n, crops, signals=known).segment
-    ((_, selection),) = segment.kept[0]["chosen"]
-    return selection, segment
+    chosen = [selection for entry in segment.kept for _, selection in entry["chosen"]]
+    return next((s for s in chosen if s is not None), Selection(torch.arange(n))), segment
 
 
 def trim(golden: Golden) -> None:

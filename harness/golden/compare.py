@@ -27,6 +27,8 @@ def arrays(path: Path) -> dict[str, Tensor]:
         found = {key: file[key] for key in file.files}
     if odd := sorted(key for key, value in found.items() if value.dtype.kind not in "iubf"):
         raise Damaged(f"{odd[0]} holds no integers or real numbers")
+    if odd := sorted(key for key, value in found.items() if key.startswith("in_") and not np.isfinite(value).all()):
+        raise Damaged(f"{odd[0]} holds values that are not finite")
     return {
         key: torch.from_numpy(value.astype(np.int64 if value.dtype.kind in "iub" else np.float32))
         for key, value in found.items()

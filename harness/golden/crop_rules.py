@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.golden.compare import Damaged, Golden
 from harness.golden.rules import LLAVA
-from harness.golden.scene import prune
+from harness.golden.scene import pruned
 from pruners.gprune import GPrune
 from pruners.hired import HiRED
 from pruners.layout import NEWLINE, THUMBNAIL, Crop, VisualLayout
@@ -26,7 +26,7 @@ def hired(golden: Golden) -> None:
         TowerAttention(layer, "cls", "sum"): attention.sum(1).flatten() for layer, attention in ((-2, deep), (0, first))
     }
     pruner = HiRED(keep=golden.ratio("in_rate"), alpha=golden.ratio("in_alpha"))
-    _, after = prune(pruner, torch.zeros(crops * n, 1), 0, crops * n, LLAVA, signals, layout)
+    _, after = pruned(pruner, torch.zeros(crops * n, 1), 0, crops * n, LLAVA, signals, layout)
     mask = torch.zeros(crops * n, dtype=torch.int64).index_fill(0, after.column, 1).view(crops, n)
     golden.equal("out_mask", mask)
     golden.equal("out_count_per_crop", mask.sum(1))
@@ -45,7 +45,7 @@ def gprune(golden: Golden) -> None:
         keep=golden.ratio("in_keep_ratio"), similarity=golden.ratio("in_similarity"),
         temperature=golden.ratio("in_temperature"), iterations=golden.number("in_iterations"),
     )  # fmt: skip
-    _, after = prune(pruner, features, 0, len(features), LLAVA, layout=layout)
+    _, after = pruned(pruner, features, 0, len(features), LLAVA, layout=layout)
     golden.equal("out_keep_index", after.column)
 
 

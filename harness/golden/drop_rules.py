@@ -10,7 +10,7 @@ import torch
 
 from harness.golden.compare import Damaged, Golden
 from harness.golden.rules import LLAVA
-from harness.golden.scene import prune
+from harness.golden.scene import pruned
 from pruners.base import Pruner
 from pruners.layout import VisualLayout
 from pruners.mustdrop import MustDrop
@@ -37,7 +37,7 @@ def spatial(golden: Golden) -> None:
         raise Damaged(f"{rows - 1} tokens are no square")
     pruner = MustDrop(merge=golden.ratio("in_threshold"), window=golden.number("in_window"))
     layout = VisualLayout.of_grids([(side, side)])
-    _, after = prune(InSequence(base=pruner), golden["in_tokens"], 1, rows - 1, LLAVA, layout=layout)
+    _, after = pruned(InSequence(base=pruner), golden["in_tokens"], 1, rows - 1, LLAVA, layout=layout)
     golden.close("out_tokens", after.hidden)
     golden.close("out_sizes", after.size)
 
@@ -51,7 +51,7 @@ def dual(golden: Golden) -> None:
         thresholds=(golden.ratio("in_global_thr"), golden.ratio("in_individual_thr")), drop_at=(layer,), key_share=0.0
     )
     paid = Attention(layer - 1, rows="text", head="mean", row="none")
-    _, after = prune(pruner, torch.zeros(n + text, 1), 0, n, LLAVA, {paid: attention.mean(0)})
+    _, after = pruned(pruner, torch.zeros(n + text, 1), 0, n, LLAVA, {paid: attention.mean(0)})
     golden.equal("out_keep_index", after.column)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from harness.golden.compare import Golden
 from harness.golden.rules import LLAVA
-from harness.golden.scene import prune
+from harness.golden.scene import pruned
 from pruners.fitprune import FitPrune, attention
 
 
@@ -18,7 +18,7 @@ def fitprune(golden: Golden) -> None:
     heads = golden.shaped("in_attention", None, rows, n).amax(0)
     known = zip(attention(0), (heads[:n].sum(0), heads[n:].sum(0)), strict=True)
     pruner = FitPrune(deletes=(golden.number("in_delete") / n,))
-    selection, _ = prune(pruner, torch.zeros(rows, 1), 0, n, LLAVA, dict(known))
+    selection, _ = pruned(pruner, torch.zeros(rows, 1), 0, n, LLAVA, dict(known))
     kept = torch.arange(n) if selection is None else selection.source
     golden.equal("out_keep_index", kept)
 

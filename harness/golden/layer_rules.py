@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.golden import decoder
 from harness.golden.compare import Damaged, Golden, written
 from harness.golden.rules import LLAVA
-from harness.golden.scene import Bare, prefill, prune
+from harness.golden.scene import Bare, prefill, pruned
 from harness.golden.tower_rules import OnSquare
 from harness.models.tower import rotate
 from pruners.dart import DART
@@ -77,7 +77,7 @@ def v2drop(golden: Golden) -> None:
     layer, start, n = (golden.number(f"in_{name}") for name in ("layer", "image_start", "image_tokens"))
     paper = V2Drop()
     ratio = dict(zip(paper.starts(LLAVA.depth), paper.SCHEDULE[1], strict=True))[layer]
-    _, after = prune(
+    _, after = pruned(
         V2Drop(drop_at=(layer,), ratios=(ratio,)), golden["in_cur_hidden"], start, n, LLAVA,
         {Hidden(layer - 1): golden.shaped("in_prev_hidden", *golden["in_cur_hidden"].shape)[start : start + n]},
     )  # fmt: skip
@@ -107,11 +107,10 @@ def vscan(golden: Golden) -> None:
     """Stage 1: projected tokens and attention of two tower layers in, merged tokens out."""
     features, keep = golden["in_features"], golden.number("in_keep")
     shallow, deep = golden["in_shallow_cls_attention"], golden["in_deep_cls_attention"]
-    selection, after = prune(
+    selection, after = pruned(
         OnSquare(base=VScan(keep=None, tokens=keep, share=1.0)), features, 0, len(features), LLAVA,
         {TowerAttention(5, "cls", "mean"): shallow, TowerAttention(-2, "cls", "mean"): deep},
     )  # fmt: skip
-    assert selection is not None
     golden.equal("out_keep_index", selection.source)
     golden.close("out_merged_features", after.hidden)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.golden.compare import Golden
-from harness.golden.scene import prune
+from harness.golden.scene import pruned
 from harness.models.attention import grouped, sdpa
 from pruners.divprune import DivPrune, order
 from pruners.fastv import FastV
@@ -30,11 +30,10 @@ def fastv(golden: Golden) -> None:
     """Attention of the last prompt token in; selection and the sequence after it out."""
     start, n, layer = golden.number("in_sys_length"), golden.number("in_image_length"), 2
     scores = golden.shaped("in_last_query_attention", None, len(golden["in_hidden_states"])).mean(0)[start : start + n]
-    selection, after = prune(
+    selection, after = pruned(
         FastV(keep=None, tokens=golden.number("in_keep"), layer=layer), golden["in_hidden_states"], start, n, LLAVA,
         {Attention(layer - 1, rows="last", keys="visual", head="mean"): scores},
     )  # fmt: skip
-    assert selection is not None
     golden.equal("out_topk_image_index", by_score(selection.source, scores))
     golden.equal("out_keep_index", after.index)
     golden.equal("out_position_ids", after.positions[0])
@@ -44,7 +43,7 @@ def fastv(golden: Golden) -> None:
 def divprune(golden: Golden) -> None:
     """Features in; greedy order and kept set out."""
     features = golden["in_features"]
-    _, after = prune(DivPrune(keep=golden.ratio("in_ratio")), features, 0, len(features), LLAVA)
+    _, after = pruned(DivPrune(keep=golden.ratio("in_ratio")), features, 0, len(features), LLAVA)
     golden.equal("out_select_order", order(features, len(after)))
     golden.equal("out_keep_index", after.index)
 
@@ -61,8 +60,7 @@ def visionzip(golden: Golden) -> None:
             TowerAttention(-2, "cls", "sum"): scores, TowerKeys(-2): keys[None, 1:], TowerHidden(-2): patches,
             TowerHidden(-2, rows="cls"): cls.expand(len(patches), -1),
         }  # fmt: skip
-        selection, after = prune(pruner, patches, 0, len(patches), LLAVA, signals)
-        assert selection is not None
+        selection, after = pruned(pruner, patches, 0, len(patches), LLAVA, signals)
         tokens.append(after.hidden)
         indices.append(torch.cat([selection.source[:1], by_score(selection.source[1:dominant], scores)]) + 1)
     golden.equal("out_dominant_index_with_cls", torch.stack(indices))
@@ -80,7 +78,7 @@ def visionzip_qwen(golden: Golden) -> None:
     scores, keys = golden["in_received_attention"], golden["in_key_metric"]
     dominant, contextual = golden.ratio("in_dominant_ratio"), golden.ratio("in_contextual_ratio")
     share = dominant + contextual
-    _, after = prune(
+    _, after = pruned(
         VisionZip(keep=share, contextual=contextual / share), golden["in_embeddings"],
         golden.number("in_image_start"), len(scores), QWEN,
         {TowerAttention(-1, "received", "mean"): scores, TowerKeys(-1): keys[None]},

@@ -101,8 +101,15 @@ def prune(
     known = {signal: (value, token) for signal, value in (signals or {}).items()}
     ids = torch.arange(len(hidden))
     segment = prefill(Bare(info, hidden), pruner, ids, start, n, layout=layout, signals=known).segment
-    chosen: list[Selection | None] = [selection for entry in segment.kept for _, _, selection in taken(entry)]
+    chosen = [selection for entry in segment.kept for _, _, selection in taken(entry)]
     return chosen[0] if chosen else None, segment
+
+
+def pruned(*scene: Any, **known: Any) -> tuple[Selection, Segment]:
+    """The same, with a selection of all tokens where the method leaves them alone."""
+    selection, segment = prune(*scene, **known)
+    every = torch.arange(len(segment.sample.layout))
+    return Selection(every) if selection is None else selection, segment
 
 
 def taken(entry: dict[str, Any]) -> list[tuple[int | None, Tensor, Selection | None]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.golden.compare import Golden
 from harness.golden.rules import LLAVA
-from harness.golden.scene import prune
+from harness.golden.scene import pruned
 from pruners.base import Pruner
 from pruners.fastervlm import FasterVLM
 from pruners.hiprune import HiPrune
@@ -48,8 +48,7 @@ def kept(golden: Golden, pruner: Pruner, crops: Iterable[Mapping[Signal, Tensor]
     sources = []
     for crop in crops:
         n = next(value.shape[-1] for signal, value in crop.items() if isinstance(signal, TowerAttention))
-        selection, _ = prune(pruner, torch.zeros(n, 1), 0, n, LLAVA, crop)
-        assert selection is not None
+        selection, _ = pruned(pruner, torch.zeros(n, 1), 0, n, LLAVA, crop)
         sources.append(selection.source)
     golden.equal("out_keep_index", torch.stack(sources) if len(sources) > 1 else sources[0])
 
@@ -72,8 +71,7 @@ def holov(golden: Golden) -> None:
     pruner = HoloV(keep=None, tokens=golden.number("in_keep"), strips=golden.number("in_num_crops"))
     tokens, sources = [], []
     for features, scores in zip(golden["in_features"], golden["in_attention"], strict=True):
-        selection, after = prune(pruner, features, 0, len(features), LLAVA, {CLS: scores})
-        assert selection is not None
+        selection, after = pruned(pruner, features, 0, len(features), LLAVA, {CLS: scores})
         tokens.append(after.hidden)
         sources.append(selection.source)
     golden.close("out_tokens", torch.stack(tokens))

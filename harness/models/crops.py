@@ -133,19 +133,19 @@ class CropModel(Decoder):
         out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[] for _ in range(crops)])
         for i, block in enumerate(self.blocks[: self.dims.tower_depth + 1]):
             entering, runs = stream.hidden, i < self.dims.tower_depth
-            here = [signal for signal, layer in signals.items() if layer == i]
+            here, mask = [signal for signal, layer in signals.items() if layer == i], stream.mask(acts, i)
             for signal in here:
                 if not (runs and of_output(signal)):
-                    self._record(signal, block, entering, None, stream.token, out, part)
+                    self._record(signal, block, entering, None, stream.token, out, part, mask)
             if not runs:
                 break
-            stream.hidden = self.attend(block, entering, stream.mask(acts, i))
+            stream.hidden = self.attend(block, entering, mask)
             stream.act(acts.inside.get(i), i, out)
             fed = len(stream)
             stream.hidden = self.feed(block, stream.hidden)
             for signal in here:
                 if of_output(signal):
-                    self._record(signal, block, entering, stream.hidden, stream.token, out, part)
+                    self._record(signal, block, entering, stream.hidden, stream.token, out, part, mask)
             stream.act(acts.behind.get(i), i, out)
             for crop in out.tower_tokens:
                 crop.append(TowerLayer((entering.shape[1],), fed, len(stream)))
@@ -157,9 +157,9 @@ class CropModel(Decoder):
 
     def _record(
         self, signal: TowerSignal, block: Any, entering: Tensor, leaving: Tensor | None, token: Tensor, out: Features,
-        part: Part,
+        part: Part, mask: Tensor | None,
     ) -> None:  # fmt: skip
-        """Record a signal of a layer; `leaving` is its output where there is one."""
+        """Record a signal of a layer; `leaving` is its output where there is one, `mask` what methods add to logits."""
         if isinstance(signal, TowerHidden):
             assert leaving is not None
             out.signals[signal] = (hidden_signal(signal, leaving, 1, self.info.unit), token)
@@ -168,7 +168,7 @@ class CropModel(Decoder):
             if isinstance(signal, ClipPatches):
                 value, cost = self._clip_patches(signal, block, entering, leaving)
             else:
-                value, cost = class_signal(signal, *self.inside(block), entering, self.info.unit)
+                value, cost = class_signal(signal, *self.inside(block), entering, self.info.unit, mask)
         out.signals[signal], out.costs[signal] = (value, token), cost
 
     def _clip_patches(

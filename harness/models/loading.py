@@ -114,10 +114,13 @@ def fetch(
         ) from error
 
 
-def _config(path: str, revision: str | None) -> Any:
+def _config(path: str, revision: str | None, family: str) -> Any:
     from transformers import AutoConfig
 
-    return fetch(path, revision, "config", AutoConfig.from_pretrained)
+    config = fetch(path, revision, "config", AutoConfig.from_pretrained)
+    if config.model_type != family:
+        raise ModelUnavailable(f"{path} holds a {config.model_type} model, where model.family={family} is wanted")
+    return config
 
 
 def _family(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
@@ -134,7 +137,7 @@ def _family(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, An
 def model_info(path: str, *, family: str, revision: str | None = None, **options: Any) -> ModelInfo:
     """What methods may know of a model, from its config alone (no weights are loaded)."""
     found, chosen = _family(family, options)
-    info: ModelInfo = importlib.import_module(found.module).info(_config(path, revision), path)
+    info: ModelInfo = importlib.import_module(found.module).info(_config(path, revision, family), path)
     return replace(info, has_text_tower="clip_text" in chosen)
 
 
@@ -195,7 +198,7 @@ def load_model(
     """
     found, chosen = _family(family, options)
     adapter = getattr(importlib.import_module(found.module), found.adapter)
-    config = _config(path, revision)
+    config = _config(path, revision, family)
     import transformers
 
     net_class = getattr(transformers, found.net)

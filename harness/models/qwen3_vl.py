@@ -129,17 +129,17 @@ class Qwen3VL(Decoder):
         out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[]])
         for i, block in enumerate(tower.blocks):
             here = [s for s in signals if getattr(s, "layer", None) in (i, i - len(tower.blocks))]
-            windows = None if i in self.global_layers else stream.windows
+            windows, mask = None if i in self.global_layers else stream.windows, stream.mask(acts, i)
             for signal in here:
                 if not isinstance(signal, TowerHidden):
                     with part("overhead"):
                         value, out.costs[signal] = joint_signal(
-                            signal, block, stream.hidden[0], stream.rope, unit, windows
+                            signal, block, stream.hidden[0], stream.rope, unit, windows, mask
                         )
                     out.signals[signal] = (value, stream.token)
             seen = [len(stream)] if windows is None else [units * unit for units in windows.counts]
             stream.hidden = stream.hidden + joint_attention(
-                block.attn, block.norm1(stream.hidden[0]), stream.rope, windows, stream.mask(acts, i)
+                block.attn, block.norm1(stream.hidden[0]), stream.rope, windows, mask
             )
             stream.act(acts.inside.get(i), i, out)
             fed = len(stream)

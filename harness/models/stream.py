@@ -46,7 +46,7 @@ class Stream:
     @property
     def units(self) -> Tensor:
         """[n, unit * Dt], over all crops."""
-        return self.hidden[:, self.cls :].reshape(len(self.token), -1)
+        return self.hidden[:, self.cls :].reshape(len(self.token), self.unit * self.hidden.shape[2])
 
     def mask(self, hooks: TowerHooks, layer: int) -> Tensor | None:
         """What methods add to attention logits, [1, 1, 1, cls + n * unit], or None.
@@ -83,7 +83,9 @@ def joint_attention(
 
     `mask` [1, 1, 1, P] is added to attention logits.
     """
-    q, k, v = attention.qkv(x).reshape(len(x), 3, attention.num_heads, -1).permute(1, 2, 0, 3)
+    q, k, v = (
+        attention.qkv(x).reshape(len(x), 3, attention.num_heads, x.shape[1] // attention.num_heads).permute(1, 2, 0, 3)
+    )
     q, k = (rotate(y.float(), rope).to(y.dtype) for y in (q, k))
     if windows is None:
         mixed = sdpa(q[None], k[None], v[None], mask)[0]

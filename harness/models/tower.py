@@ -27,8 +27,12 @@ def rotate(x: Tensor, rope: Sequence[Tensor]) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def _attention(signal: TowerAttention, q: Tensor, k: Tensor, cls: int, unit: int) -> tuple[Tensor, int]:
+def _attention(
+    signal: TowerAttention, q: Tensor, k: Tensor, cls: int, unit: int, bias: Tensor | None
+) -> tuple[Tensor, int]:
     """Attention that visual tokens receive from queries [H, r, d], given all keys [H, p, d], and its FLOPs.
+
+    `bias` [1, 1, p] is what methods add to its logits.
 
     Between H and r there may be windows, one after the other, each of which sees itself alone.
     """
@@ -36,7 +40,8 @@ def _attention(signal: TowerAttention, q: Tensor, k: Tensor, cls: int, unit: int
     if joint:
         q, k = (x.movedim(0, -2).flatten(-2)[None] for x in (q, k))
     products = (part @ k.transpose(-1, -2) for part in (q * q.shape[-1] ** -0.5).split(BLOCK, dim=-2))
-    rows = [(product.softmax(-1) if signal.softmax else product).sum(-2) for product in products]
+    logits = products if bias is None else (product + bias.float() for product in products)
+    rows = [(logit.softmax(-1) if signal.softmax else logit).sum(-2) for logit in logits]
     received: Tensor = torch.stack(rows).sum(0)[..., cls:].unflatten(-1, (-1, unit)).mean(-1).flatten(1)
     reduced = {"none": received, "mean": received.mean(0), "sum": received.sum(0), "max": received.amax(0)}
     return reduced["mean" if joint else signal.head], 2 * q.numel() * k.shape[-2]
@@ -59,12 +64,16 @@ def hidden_signal(signal: TowerHidden, hidden: Tensor, cls: int, unit: int) -> T
 
 
 def joint_signal(
-    signal: Signal, block: Any, hidden: Tensor, rope: Sequence[Tensor], unit: int, windows: Windows | None = None
-) -> tuple[Tensor, int]:
-    """A signal of a block with `norm1` and a joint `attn.qkv`, from the states [P, Dt] entering it, and its FLOPs."""
+    signal: Signal, block: Any, hidden: Tensor, rope: Sequence[Tensor], unit: int, windows: Windows | None = None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """A signal of a block with `norm1` and a joint `attn.qkv`, from the states [P, Dt] entering it, and its FLOPs;
+    `bias` [1, 1, 1, P] is what methods add to its attention logits."""
     p, width = hidden.shape
     heads = block.attn.num_heads
-    q, k, v = block.attn.qkv(block.norm1(hidden)).reshape(p, 3, heads, -1).permute(1, 2, 0, 3).float().unbind(0)
+    q, k, v = (
+        block.attn.qkv(block.norm1(hidden)).reshape(p, 3, heads, width // heads).permute(1, 2, 0, 3).float().unbind(0)
+    )
     cost = 2 * p * width * 3 * width
     if isinstance(signal, TowerKeys):
         return _per_token(rotate(k, rope), 0, unit), cost
@@ -74,16 +83,18 @@ def joint_signal(
         raise ValueError(f"this tower has no class token, so it cannot record {signal}")
     q, k = rotate(q, rope), rotate(k, rope)
     if windows is None:
-        value, product = _attention(signal, q, k, 0, unit)
+        value, product = _attention(signal, q, k, 0, unit, None if bias is None else bias[0])
         return value, cost + product
-    pairs = zip(windows.split(q), windows.split(k), strict=True)
-    values, products = zip(*(_attention(signal, *pair, 0, unit) for pair in pairs), strict=True)
+    added = [None] * len(windows.batches) if bias is None else [part.mT for part in windows.split(bias[0].mT)]
+    pairs = zip(windows.split(q), windows.split(k), added, strict=True)
+    values, products = zip(*(_attention(signal, a, b, 0, unit, c) for a, b, c in pairs), strict=True)
     return torch.cat(values, dim=-1)[..., windows.back], cost + sum(products)
 
 
 def class_signal(
-    signal: TowerAttention | TowerKeys | TowerValues, norm: Any, attention: Any, hidden: Tensor, unit: int
-) -> tuple[Tensor, int]:
+    signal: TowerAttention | TowerKeys | TowerValues, norm: Any, attention: Any, hidden: Tensor, unit: int,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
     """The same for a tower with a class token and `q_proj`, ...: states [C, 1 + P, Dt] of C crops."""
     values, cost = [], 0
     for x in norm(hidden):
@@ -105,7 +116,9 @@ def class_signal(
             value = v[:, :1].expand_as(value) if signal.rows == "cls" else value
         else:
             rows = x[:1] if signal.rows == "cls" else x
-            value, product = _attention(signal, heads("q", rows), heads("k", x), 1, unit)
+            value, product = _attention(
+                signal, heads("q", rows), heads("k", x), 1, unit, None if bias is None else bias[0]
+            )
             cost += product + 2 * len(rows) * width * width
         values.append(value)
     return torch.cat(values, dim=crop_axis(signal)), cost

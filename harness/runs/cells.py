@@ -109,9 +109,9 @@ class Resolver:
         info, files = self._models[config.model]
         try:
             pruner.check(info)
+            pruner = pruner.resolved(info)
         except PrunerError as error:
             raise Skip(str(error)) from None
-        pruner = pruner.resolved(info)
         decoding = make_decoding(config, longest)
         if decoding.temperature == 0 and config.repeats > 1:
             raise InputError("repeats= needs protocol.temperature > 0: greedy replies are all the same")

@@ -26,7 +26,7 @@ def find(target: str, where: str) -> type:
 
 def fields(cls: type) -> set[str]:
     """Names of the parameters of a class that a configuration may set."""
-    return {f.name for f in dataclasses.fields(cls) if f.init}
+    return {f.name for f in dataclasses.fields(cls) if f.init and f.repr}
 
 
 def make(component: Component, where: str, **given: Any) -> Any:

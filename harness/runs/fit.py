@@ -124,7 +124,8 @@ def left(model: Model, sample: Ready) -> Numbers:
 def schedules(pruner: FitPrune, found: Numbers) -> tuple[Rows, str]:
     """Shares left per layer for some budgets, those that the fit reaches."""
     least = min(sum(row) / len(row) for row in found)
-    shown = {keep: schedule(found, keep) for keep in ((pruner.keep,) if pruner.keep else KEEPS) if keep >= least}
+    keeps = [pruner.keep] if pruner.keep else [keep for keep in KEEPS if keep >= least]
+    shown = {keep: schedule(found, keep) for keep in keeps}
     rows = [
         {"layer": layer, **{f"keep={keep:.3g}": shares[layer] for keep, shares in shown.items()}}
         for layer in range(len(found[0]))

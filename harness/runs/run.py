@@ -253,6 +253,8 @@ class CellRun:
             "codes": sorted({record["code"] for record in done}),
         }  # fmt: skip
         summary["failure_rate"] = summary["failures"] / len(done) if done else 0.0
+        if first := next((record["error"] for record in done if record.get("error")), None):
+            summary["first_error"] = first
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
 

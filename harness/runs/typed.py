@@ -61,9 +61,10 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         return tuple(convert(v, args[0], where) for v in value)
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, where)  # type: ignore[arg-type]
-    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+    elif hint is float:
         try:
-            return float(Fraction(value)) if isinstance(value, str) else float(value)
+            if isinstance(value, int | float | str) and not isinstance(value, bool):
+                return float(Fraction(value)) if isinstance(value, str) else float(value)
         except (ValueError, ZeroDivisionError):
             pass
     elif hint in (int, str, bool, type(None)):

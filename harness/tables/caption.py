@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.tables.stats import POWER
 
-DIAGNOSTIC = frozenset({"blind", "random", "oracle", "replay"})
+DIAGNOSTIC = frozenset({"blind", "random", "random_layer", "oracle", "replay"})
 
 
 def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
@@ -42,8 +42,9 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
         out += ["†: diagnostic, a floor or a ceiling and not a method to use."]
     out += [
         (
-            "Retention: visual tokens kept, as asked for (nominal), as executed in prefill and decode (mean over "
-            "layers), and as resident KV. Length: median tokens written. FLOPs, KV and seconds: mean per sample."
+            "Retention: visual tokens kept, as asked for (nominal; of cache methods a share of all entries), as "
+            "executed in prefill and decode (mean over layers), and as resident KV. Length: median tokens written. "
+            "FLOPs, KV and seconds: mean per sample."
         )
     ]
     if frame.evidence.notna().any():

@@ -18,7 +18,7 @@ from harness.models.tower import decoupled
 from scripts.tiny.world import CELLS, Batches, draw, make_tokenizer
 
 WIDTH = 64
-SCALE = 10.0
+SCALE = 20.0
 """Inverse temperature of cosines."""
 
 
@@ -27,8 +27,9 @@ class Clip:
 
     A question must tell the patches that it names from the picture's other patches. As in OpenAI's CLIP, the patches
     that enter the last layer are least like the words that name them (for which TRIM and CDPruner rank by minus the
-    cosine), while what the last layer's attention between queries makes of them is most like them (DeSAP). What the
-    language model sees stays as it is: only the last layer, which LLaVA does not run, is trained in the vision tower.
+    cosine), what the last layer's attention between queries makes of them is most like them (DeSAP), and cosines are
+    hardly ever negative. What the language model sees stays as it is: of the vision tower only the last layer, which
+    LLaVA does not run, and the last norm are trained.
     """
 
     def __init__(self, tower: Any) -> None:
@@ -53,20 +54,21 @@ class Clip:
         for part in (self.last, self.norm):
             part.requires_grad_(True)
 
-    def similarities(self, pixels: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Cosines of patches and texts [B, CELLS], for patches entering the last layer and for its decoupled ones.
+    def similarities(self, pixels: Tensor, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines with patches entering the last layer [B, CELLS], and with its decoupled ones, by token.
 
-        The second are the mean of those with the text's end and with its tokens.
+        The first and second are those of the text's end, the third those of its tokens [B, 1 + CELLS, T], class token
+        first, 0 for padding.
         """
         entering = self.net.vision_model(pixels, output_hidden_states=True).hidden_states[-2]
-        made, _ = decoupled("qqv", self.last.self_attn, self.last.layer_norm1(entering), slice(1, None))
+        made, _ = decoupled("qqv", self.last.self_attn, self.last.layer_norm1(entering), slice(0, None))
         plain, mixed = (F.normalize(self.net.visual_projection(self.norm(x)), dim=-1) for x in (entering[:, 1:], made))
         given = self.tokenizer(texts, padding=True, return_tensors="pt")
         out = self.net.text_model(given["input_ids"], given["attention_mask"])
         tokens, pooled = (F.normalize(self.net.text_projection(x), dim=-1) for x in (out[0], out[1]))
-        real = given["attention_mask"][:, 1:].float()
-        mean = (tokens[:, 1:] * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        return (plain @ pooled[..., None])[..., 0], (mixed @ (pooled + mean)[..., None])[..., 0] / 2
+        tokens = (tokens * given["attention_mask"][..., None])[:, 1:]  # the first is the same for all texts
+        end = pooled[..., None]
+        return (plain @ end)[..., 0], (mixed[:, 1:] @ end)[..., 0], mixed @ tokens.mT
 
     def train(self, batches: Batches, steps: int) -> None:
         """Train on questions about one picture."""
@@ -76,9 +78,11 @@ class Clip:
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 50, 2 * (steps - step) / steps)
             tasks = draw(random.Random(f"clip/{step}"), glyphs.SIZE, False)
-            plain, mixed = self.similarities(shown(batches, tasks), [task.question for task in tasks])
-            target = named(tasks)
-            loss = F.cross_entropy(-SCALE * plain, target) + F.cross_entropy(SCALE * mixed, target)
+            target, found = named(tasks), self.similarities(shown(batches, tasks), [task.question for task in tasks])
+            plain, mixed, tokens = found
+            words = tokens[:, 1:].sum(2) / (tokens != 0).any(1).sum(1, keepdim=True)
+            loss = sum(F.cross_entropy(SCALE * x, target) for x in (-plain, mixed, words))
+            loss = loss + sum(10 * F.relu(-x).square().mean() for x in found)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -90,7 +94,7 @@ class Clip:
         """Share of unseen look-ups whose needed patch is the first of all: by minus the plain, by the decoupled."""
         rng = random.Random("unseen/clip")
         tasks = [rng.choice((glyphs.lookup_by_position, glyphs.lookup_by_colour))(rng) for _ in range(n)]
-        plain, mixed = self.similarities(shown(batches, tasks), [task.question for task in tasks])
+        plain, mixed, _ = self.similarities(shown(batches, tasks), [task.question for task in tasks])
         needed = named(tasks).argmax(1)
         found = {"minus the plain": -plain, "decoupled": mixed}
         return {name: (x.argmax(1) == needed).float().mean().item() for name, x in found.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.engine import Decoding, Engine, Request
 from harness.models import Model
-from pruners import FastV, Pruner, PrunerError, Replay, Selection, View, Weights
+from pruners import FastV, Pipeline, Pruner, PrunerError, Replay, Selection, View, Weights
 from pruners.signals import Attention, Hidden, Keys, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues, Values
 from pruners.views import CacheEdit, CacheView, Entries, ModelInfo, State, StepView, Visible
 from tests.conftest import prompts
@@ -142,6 +142,35 @@ def test_bias(model: Model) -> None:
     assert (some[0] - none[0]).abs().max() > 1e-3
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blur(Pruner):
+    """Bias: visual keys get next to no attention."""
+
+    def bias(self, layer: int, positions: Tensor, keys: Entries) -> Tensor:
+        return -1e4 * keys.visual.float().expand(positions.shape[1], -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch(Hide):
+    """Keeps the logits that it is given."""
+
+    seen: list[Tensor] = field(default_factory=list, compare=False)
+
+    def at_step(self, view: StepView) -> Visible:
+        self.seen.append(view.logits[0].clone())
+        return super().at_step(view)
+
+
+def test_what_is_recorded_has_the_bias(model: Model) -> None:
+    """Attention that methods read, in prefill and while decoding, is that of the model with what others add to it."""
+    request, listen, watch = one_picture(), Listen(), Watch()
+    engine_logits(model, request, Pipeline(methods=(Blur(), listen)), FORCED)
+    for signal in (Attention(0, rows="visual", head="max"), Attention(2, rows="raters", row="max")):
+        assert listen.heard[signal][2:].max() < 1e-6  # the first rows look at nothing but themselves
+    engine_logits(model, request, Pipeline(methods=(Blur(), watch)), FORCED)
+    assert all(bool((logits[:, :9] < -1e3).all()) for logits in watch.seen)
+
+
 def test_renumbering_counts_the_remaining_sequence(model: Model) -> None:
     """Position ids 0, 1, 2, ... after the cut, in prefill and in decode; before the cut the model's own."""
     request = one_picture()
@@ -239,6 +268,16 @@ def test_replay_repeats_what_was_exported(name: str, model: Model, tmp_path: Pat
     again = Engine(model).run(requests, Replay(path=str(file)), Decoding(max_new_tokens=16))
     want = {t.id: (t.token_ids, t.visual_per_layer) for t in first}
     assert {t.id: (t.token_ids, t.visual_per_layer) for t in again} == want
+
+
+@pytest.mark.parametrize("name", ["tome", "lookm", "flowcut"])
+def test_what_kept_sets_cannot_tell_is_not_replayed(name: str, trained: Model, tmp_path: Path) -> None:
+    """What leaves inside the tower or from the cache."""
+    (trace,) = Engine(trained).run([one_picture()], METHODS[name], Decoding(max_new_tokens=1), export_kept=True)
+    file = tmp_path / "kept.jsonl"
+    file.write_text(json.dumps({"id": trace.id, "kept": trace.kept}))
+    with pytest.raises(PrunerError, match="cannot express"):
+        Replay(path=str(file))
 
 
 def test_undeclared_signals_are_refused(model: Model) -> None:

@@ -132,3 +132,11 @@ def test_random_weights_are_reproducible() -> None:
     a, b = (load_model("builtin:qwen3_vl", family="qwen3_vl", weights="random") for _ in range(2))
     for x, y in zip(a.net.parameters(), b.net.parameters(), strict=True):
         assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_folders_of_other_families_are_refused(family: str) -> None:
+    """A path that holds another architecture, however alike."""
+    for load in (model_info, load_model):
+        with pytest.raises(ModelUnavailable, match=f"holds a qwen3_vl model, where model.family={family} is wanted"):
+            load("builtin:qwen3_vl", family=family)

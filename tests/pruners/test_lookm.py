@@ -129,4 +129,5 @@ def test_what_cannot_follow() -> None:
     with pytest.raises(PrunerError, match="cache moment"):
         DSTP(base=LookM()).check(MODEL)
     Pipeline(methods=(FastV(), LookM())).check(MODEL)
-    Pipeline(methods=(VLCache(), VisionPulse())).check(MODEL)
+    with pytest.raises(PrunerError, match="same entries in all layers"):
+        Pipeline(methods=(VLCache(), VisionPulse())).check(MODEL)

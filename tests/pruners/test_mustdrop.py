@@ -176,7 +176,7 @@ def test_budgets_are_names() -> None:
 
 def test_refusals() -> None:
     for options, info, reason in (
-        ({"keep": 0.5}, LLAVA, "thresholds for keep=1/3"), ({"tokens": 100}, LLAVA, "give thresholds="),
+        ({"keep": 0.5}, LLAVA, "thresholds for keep=1/3"), ({"tokens": 100}, LLAVA, "give pruner.thresholds="),
         ({"scores": "cls"}, QWEN, "no class token"), ({"drop_at": (40,)}, LLAVA, "layer 40"),
     ):  # fmt: skip
         with pytest.raises(PrunerError, match=reason):

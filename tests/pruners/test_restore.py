@@ -11,7 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.models.known import INTERNVL, LLAVA, QWEN
-from pruners import DSTP, RESTORE, Blind, DivPrune, FastV, HoloV, NoPruning, Pipeline, Pruner, PrunerError, VisionZip
+from pruners import (
+    DSTP,
+    PACT,
+    RESTORE,
+    Blind,
+    DivPrune,
+    FastV,
+    HoloV,
+    MustDrop,
+    NoPruning,
+    Pipeline,
+    Pruner,
+    PrunerError,
+    SparseVLM,
+    VisionZip,
+)
 from pruners.restore import grouped, turned
 from pruners.views import Entries, ModelInfo
 
@@ -102,3 +117,15 @@ def test_accepts() -> None:
     assert isinstance(overflowing, HoloV) and overflowing.repaired
     with pytest.raises(PrunerError, match="order"):
         Pipeline(methods=(FastV(), RESTORE(base=DivPrune()))).check(LLAVA)
+
+
+def test_what_cannot_follow() -> None:
+    """A second bias, tokens that come back, made tokens behind cut caches."""
+    restored = RESTORE(base=DivPrune())
+    with pytest.raises(PrunerError, match="only one method of a pipeline can add to attention logits"):
+        Pipeline(methods=(restored, PACT())).check(LLAVA)
+    with pytest.raises(PrunerError, match="whose attention RESTORE gives to others"):
+        DSTP(base=restored).check(LLAVA)
+    with pytest.raises(PrunerError, match="lack tokens that SparseVLM makes"):
+        Pipeline(methods=(MustDrop(), SparseVLM(keep=0.4))).check(LLAVA)
+    Pipeline(methods=(restored, FastV())).check(LLAVA)

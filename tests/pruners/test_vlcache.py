@@ -57,7 +57,7 @@ def test_sparsity_equals_loops(rows: list[int], threshold: float, group: int, mo
     monkeypatch.setattr(signals, "BLOCK", 2)
     torch.manual_seed(0)
     q, k = 3 * torch.randn(2 * group, 7, 4), torch.randn(2, 7, 4)
-    got = signals.sparsity(Sparsity(0, threshold=threshold), q, k, torch.tensor(rows))
+    got = signals.sparsity(Sparsity(0, threshold=threshold), signals.attention_blocks(q, k, torch.tensor(rows)))
     shares = []
     for head in range(2 * group):
         small = total = 0
