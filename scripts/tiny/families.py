@@ -102,7 +102,8 @@ class Family:
             )  # fmt: skip
         elif self.net.startswith("InternVL"):
             config = transformers.InternVLConfig(
-                image_token_id=token(self.image), tie_word_embeddings=True, text_config={"model_type": "qwen3", **text},
+                image_token_id=token(self.image), image_seq_length=CELLS, tie_word_embeddings=True,
+                text_config={"model_type": "qwen3", **text},
                 vision_config={
                     **TOWER, "num_hidden_layers": 2, "patch_size": [PATCH] * 2, "image_size": [SIDE] * 2,
                     "attention_bias": True, "layer_scale_init_value": 1.0, "use_mean_pooling": False,
@@ -111,7 +112,8 @@ class Family:
         else:
             del text["head_dim"]
             config = transformers.LlavaConfig(
-                image_token_index=token(self.image), tie_word_embeddings=True, vision_feature_layer=-2,
+                image_token_index=token(self.image), image_seq_length=CELLS, tie_word_embeddings=True,
+                vision_feature_layer=-2,
                 text_config={"model_type": "llama", **text},
                 vision_config={
                     "model_type": "clip_vision_model", **TOWER, "num_hidden_layers": 3, "patch_size": 2 * PATCH,
