@@ -1,6 +1,18 @@
-"""Train the tiny models of the self-test on the glyph world, on a CPU.
+"""Train the tiny models that the self-test ships with, on the glyph world, on a CPU.
 
-python scripts/train_tiny.py --family llava --out harness/tiny/llava --work /tmp/tiny/llava
+    python scripts/train_tiny.py --family internvl --out harness/tiny/internvl --work /tmp/tiny/internvl
+
+Prints losses and, per task, the share of replies that are exact on unseen pictures; keeps a checkpoint in `--work` and
+resumes from it; with more or fewer `--steps` than before it goes on under the new schedule. What it took is in
+`scripts.tiny.aids` and `scripts.tiny.families.mimetic`. 3,000 steps take about 10 minutes of one CPU core for LLaVA and
+13 for InternVL (bfloat16 autocast and eager attention, both faster there than the alternatives).
+
+Exact replies of the shipped weights on 2,000 unseen pictures of each kind: look-ups by position and by colour 100 %,
+walks of 3 to 7 steps 100.0 %, of 8 steps 99.7 %, for LLaVA and InternVL alike. On 500 each of what the default test
+lacks, InternVL and LLaVA: other wordings 100 and 99.8 %, distractions 100 and 73 %, look-ups in two pictures 100 and
+99 %, walks in two pictures 99.8 and 44 %, walks of 9 and 10 steps 93 and 95 %. Their first 800 and 500 steps ran while
+the auxiliary losses were still being worked out, so that a training from scratch ends with other weights. The shipped
+Qwen3-VL is of an earlier form of this script and has not learned look-ups by colour.
 """
 
 from __future__ import annotations
