@@ -108,7 +108,8 @@ def test_attention_knows_sizes_once_there_are_any() -> None:
 def test_position_ids() -> None:
     """One axis: renumbered, since the order is a new one; three axes: kept."""
     view = crop(5, 0, {}, [])
-    assert ToMe().resolved(QWEN).at_embed(view) is None
+    kept = ToMe().resolved(QWEN).at_embed(view)  # newlines, where there are any, leave with it
+    assert kept.positions == "keep" and kept.source.tolist() == list(range(len(view)))
     selection = ToMe().resolved(CLIP).at_embed(view)
     assert selection is not None and selection.positions == "renumber" and selection.source.tolist() == [0, 1, 2, 3, 4]
 
