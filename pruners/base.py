@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -141,10 +141,10 @@ class Pruner:
 def parameters(pruner: Pruner) -> dict[str, Any]:
     """Hyper-parameters of a method by name, nested methods as dictionaries; part of a run's identity."""
     out: dict[str, Any] = {}
-    for name, known in pruner.__dataclass_fields__.items():
+    for known in fields(pruner):
         if not known.repr:  # follows from the model
             continue
-        value = getattr(pruner, name)
+        name, value = known.name, getattr(pruner, known.name)
         if isinstance(value, Pruner):
             value = {"method": f"{type(value).__module__}.{type(value).__qualname__}", **parameters(value)}
         out[name] = value

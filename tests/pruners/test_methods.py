@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from pruners import (
+    RESTORE,
     Blind,
     Box,
     FastV,
@@ -35,6 +36,7 @@ from pruners import (
     keep_top,
     resolve_layer,
 )
+from pruners.base import parameters
 from pruners.simple import pooled_grid
 
 INFO = ModelInfo(name="m", depth=4, tower_depth=2)
@@ -190,3 +192,10 @@ def test_moments_are_read_off() -> None:
     moments = {p: p.moments() for p in (NoPruning(), Blind(), FastV())}
     assert list(moments.values()) == [(), ("embed",), ("layer",)]
     assert Pruner().stages() == (Pruner(),)
+
+
+def test_parameters_are_what_can_be_set() -> None:
+    """Neither traits of the class nor what follows from the model; add-ons hold their base."""
+    assert parameters(FastV(keep=0.5)) == {"keep": 0.5, "tokens": None, "layer": "2/32"}
+    found = parameters(RESTORE(base=FastV()))
+    assert found == {"base": {"method": "pruners.fastv.FastV", **parameters(FastV())}, "repaired": False}
