@@ -63,7 +63,7 @@ def losses(net: Any, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor,
 @torch.no_grad()
 def evaluate(
     net: Any, batches: Batches, tests: dict[str, Callable[[random.Random], Task]], n: int,
-    prepare: Callable[[Tensor], None],
+    prepare: Callable[[Tensor], None], crops: int = 1,
 ) -> dict[str, float]:  # fmt: skip
     """Share of exact replies on n unseen pictures of each test, and of walks by length."""
     net.eval()
@@ -73,7 +73,7 @@ def evaluate(
         tasks = [test(rng) for _ in range(n)]
         for i in range(0, n, 64):
             part = tasks[i : i + 64]
-            inputs, labels = batches(part)
+            inputs, labels = batches(part, crops)
             prepare(inputs["input_ids"])
             for task, right in zip(part, losses(net, inputs, labels)[1].tolist(), strict=True):
                 exact[kind].append(right)
@@ -123,9 +123,12 @@ class Training:
 
     def advance(self) -> dict[str, float]:
         """One step; the mean loss per token of each task, and the auxiliary losses."""
-        pair = self.step > self.steps // 3 and self.step % 8 == 7
-        tasks = draw(random.Random(f"train/{self.step}"), corner(self.step), pair, self.shrink)
-        inputs, labels = self.batches(tasks)
+        late = self.step > self.steps // 3
+        rng, pair, distracted = random.Random(f"train/{self.step}"), late and self.step % 4 == 3, 0.5 if late else 0.2
+        crops = self.family.crops if self.step > self.steps // 2 and self.step % 8 == 5 else 1
+        shrink = self.shrink if crops == 1 else 2 * self.shrink
+        tasks = draw(rng, corner(self.step), pair, shrink, distracted)
+        inputs, labels = self.batches(tasks, crops)
         self.prepare(inputs["input_ids"])
         weight = torch.tensor([1.0 if task.kind in ("read", "find", "walk") else 3.0 for task in tasks])
         for group in self.optimizer.param_groups:
@@ -133,7 +136,8 @@ class Training:
         with torch.autocast("cpu", torch.bfloat16):
             loss, _ = losses(self.net, inputs, labels)
         counts = (labels[:, 1:] != -100).sum(1)
-        aids = self.alignment.losses(tasks, inputs["input_ids"]) | {"summary": self.summary.loss(tasks)}
+        aids = self.alignment.losses(tasks, inputs["input_ids"], crops)
+        aids["summary"] = self.summary.loss(tasks, crops)
         total = (loss.sum(1) * weight).sum() / (counts * weight).sum()
         total += sum(AIDS[name] * aid for name, aid in aids.items())
         self.optimizer.zero_grad()
@@ -205,6 +209,8 @@ def main() -> None:
     save(net, training.tokenizer, training.family.processor(), args.out)
     report("exact", evaluate(net, training.batches, TEST, 2000, training.prepare))
     report("exact", evaluate(net, training.batches, OPTIONS, 500, training.prepare))
+    if (crops := training.family.crops) > 1:
+        report("exact in tiles", evaluate(net, training.batches, TEST, 500, training.prepare, crops))
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ class Alignment:
     def _keep(self, name: str, _module: nn.Module, _inputs: object, output: Any) -> None:
         self.states[name] = output if isinstance(output, Tensor) else output[name == "attention"]
 
-    def losses(self, tasks: list[Task], ids: Tensor) -> dict[str, Tensor]:
-        """The three losses; the first two are means over four attributes."""
+    def losses(self, tasks: list[Task], ids: Tensor, crops: int = 1) -> dict[str, Tensor]:
+        """The three losses; the first two are means over four attributes. The last of several crops shows all cells."""
         facts = attributes(tasks)
         places = torch.arange(CELLS).expand(facts.shape[1], -1)
         cells = torch.cat([places[None], facts])
@@ -57,12 +57,14 @@ class Alignment:
         row, column = (cell >= 0).nonzero(as_tuple=True)
         goal, kind = cell[row, column], by_colour[row, column].float()
         weight = torch.where(kind > 0, 0.5 / kind.sum().clamp(min=1), 0.5 / (1 - kind).sum().clamp(min=1))
-        visual = torch.searchsorted((ids == self.image).cumsum(1), (before[:, None] * CELLS + cell + 1))
+        place = (before[:, None] * crops + crops - 1) * CELLS + cell + 1
+        visual = torch.searchsorted((ids == self.image).cumsum(1), place)
         attention = self.states["attention"][row, :, column].float().mean(1)
         looked = -(attention.gather(1, visual[row, column][:, None])[:, 0] + 1e-4).log()
+        whole = self.states["picture"][crops - 1 :: crops]
         everywhere = torch.full((cells[0].numel(),), 1 / cells[0].numel())
         return {
-            "named": self._named(self.states["picture"].flatten(0, -2), cells.flatten(1), everywhere),
+            "named": self._named(whole.flatten(0, -2), cells.flatten(1), everywhere),
             "pointed": self._named(self.states["text"][row, column], cells[:, own[row], goal], weight),
             "looked": looked @ weight,
         }
@@ -108,12 +110,13 @@ class Summary(nn.Module):
     def _see(self, _module: nn.Module, _inputs: object, output: Any) -> None:
         self.state = (output if isinstance(output, Tensor) else output[0])[:, 0]
 
-    def loss(self, tasks: list[Task]) -> Tensor:
-        """Mean over pictures and colours; zero without a class token."""
+    def loss(self, tasks: list[Task], crops: int = 1) -> Tensor:
+        """Mean over pictures and colours; zero without a class token. The last of several crops shows all cells."""
         if self.state is None:
             return torch.zeros(())
         target = (once(attributes(tasks)[0]) >= 0).float()
-        return F.binary_cross_entropy_with_logits(self.head(F.layer_norm(self.state, self.state.shape[-1:])), target)
+        whole = self.state[crops - 1 :: crops]
+        return F.binary_cross_entropy_with_logits(self.head(F.layer_norm(whole, whole.shape[-1:])), target)
 
 
 class Barrier:

@@ -77,7 +77,7 @@ class Clip:
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 50, 2 * (steps - step) / steps)
-            tasks = draw(random.Random(f"clip/{step}"), glyphs.SIZE, False)
+            tasks = draw(random.Random(f"clip/{step}"), glyphs.SIZE)
             target, found = named(tasks), self.similarities(shown(batches, tasks), [task.question for task in tasks])
             plain, mixed, tokens = found
             words = tokens[:, 1:].sum(2) / (tokens != 0).any(1).sum(1, keepdim=True)

@@ -31,7 +31,7 @@ LLAVA = (
 )
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT: dict[str, Any] = {
-    "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 8192, "initializer_range": 0.05,
     "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 5e6},
 }  # fmt: skip
@@ -42,7 +42,12 @@ TOWER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Family:
-    """A stock class, and what the training must know of it; `layer`: that of the tower whose output is projected."""
+    """A stock class, and what the training must know of it.
+
+    Attributes:
+        layer: that of the tower whose output is projected.
+        crops: of a picture of 256 x 256 pixels.
+    """
 
     net: str
     image: str
@@ -51,6 +56,7 @@ class Family:
     template: str
     names: dict[str, str]
     layer: str | None = None
+    crops: int = 1
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Words of the glyph world, special tokens and chat template."""
@@ -134,7 +140,7 @@ FAMILIES = {
     "internvl": Family(
         "InternVLForConditionalGeneration", "<IMG_CONTEXT>", "multi_modal_projector",
         [*CHATML, "<img>", "</img>", "<IMG_CONTEXT>", "<video>"], INTERNVL,
-        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}, "vision_tower.encoder.layer.1",
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}, "vision_tower.encoder.layer.1", crops=5,
     ),
     "llava": Family(
         "LlavaForConditionalGeneration", "<image>", "multi_modal_projector", ["<pad>", "<s>", "</s>", "<image>"], LLAVA,

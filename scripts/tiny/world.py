@@ -35,10 +35,10 @@ def _free(rng: random.Random) -> bool:
     return rng.random() < 0.25
 
 
-def draw(rng: random.Random, side: int, pair: bool, shrink: int = 1) -> list[Task]:
-    """A batch: some questions behind distractions, and, where `pair` is set, all about one of two pictures."""
+def draw(rng: random.Random, side: int, pair: bool = False, shrink: int = 1, distracted: float = 0.2) -> list[Task]:
+    """A batch: a share `distracted` behind distractions, and, where `pair` is set, all about one of two pictures."""
     tasks = [mix(rng, side) for share, mix in TASKS.values() for _ in range(max(1, share // shrink))]
-    tasks = [glyphs.distracted(rng, task) if rng.random() < 0.2 else task for task in tasks]
+    tasks = [glyphs.distracted(rng, task) if rng.random() < distracted else task for task in tasks]
     return [glyphs.paired(rng, task) for task in tasks] if pair else tasks
 
 
@@ -107,7 +107,8 @@ class Batches:
         `qwen`: flat patches, and positions on three axes.
         """
         self.placeholder, self.shown = image, shown
-        self.tokenizer, self.qwen, self.image = tokenizer, qwen, tokenizer.convert_tokens_to_ids(image)
+        self.tokenizer, self.processor, self.qwen = tokenizer, processor, qwen
+        self.image = tokenizer.convert_tokens_to_ids(image)
         picture = glyphs.render(glyphs.read_row(random.Random(0)).grid)
         stock = processor(images=[Image.fromarray(picture)], return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(self.pixels(picture[None]), stock)
@@ -117,20 +118,27 @@ class Batches:
         x = torch.from_numpy(images).float().div(127.5).sub(1).permute(0, 3, 1, 2)
         return patches(x) if self.qwen else x.contiguous()
 
-    def prompt(self, task: Task) -> list[int]:
+    def tiles(self, images: np.ndarray) -> Tensor:
+        """The same of pictures that InternVL reads in several tiles, thumbnails last: [B * crops, 3, 128, 128]."""
+        given = [Image.fromarray(image) for image in images]
+        out: Tensor = self.processor(images=given, crop_to_patches=True, return_tensors="pt")["pixel_values"]
+        return out
+
+    def prompt(self, task: Task, crops: int = 1) -> list[int]:
         """Token ids, every picture's placeholder as often as it has visual tokens."""
         parts = [*({"type": "image"} for _ in task.grids), {"type": "text", "text": task.question}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer.encode(text.replace(self.placeholder, self.shown))
-        return [t for i in ids for t in [i] * (CELLS if i == self.image else 1)]
+        return [t for i in ids for t in [i] * (crops * CELLS if i == self.image else 1)]
 
-    def __call__(self, tasks: list[Task]) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(self, tasks: list[Task], crops: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+        """Inputs and labels; with several crops, pictures are drawn at twice the size."""
         rows = []
         for task in tasks:
             reply = self.tokenizer.encode(" " + task.reply, add_special_tokens=False)
-            rows.append((self.prompt(task), [*reply, self.tokenizer.eos_token_id]))
+            rows.append((self.prompt(task, crops), [*reply, self.tokenizer.eos_token_id]))
         width = max(len(p) + len(r) for p, r in rows)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
         labels = torch.full((len(rows), width), -100)
@@ -138,7 +146,8 @@ class Batches:
             ids[i, : len(prompt) + len(reply)] = torch.tensor(prompt + reply)
             labels[i, len(prompt) : len(prompt) + len(reply)] = torch.tensor(reply)
         grids = [grid for task in tasks for grid in task.grids]
-        inputs = {"input_ids": ids, "pixel_values": self.pixels(np.stack([glyphs.render(grid) for grid in grids]))}
+        pictures = np.stack([glyphs.render(grid, 16 if crops == 1 else 32) for grid in grids])
+        inputs = {"input_ids": ids, "pixel_values": (self.pixels if crops == 1 else self.tiles)(pictures)}
         if self.qwen:
             inputs["image_grid_thw"] = torch.tensor([[1, 2 * SIZE, 2 * SIZE]] * len(grids))
             inputs["position_ids"] = positions(ids == self.image)
