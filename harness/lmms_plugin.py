@@ -113,7 +113,7 @@ class VTPBench(lmms):  # type: ignore[misc]
             for decoding, numbers in groups.items():
                 asked: dict[tuple[str, int], int] = {}
                 waiting = self._requests(requests, numbers, asked, seen)
-                job = Job(self.config.model, self.config.engine, self.pruner, decoding, False, waiting)
+                job = Job(self.config.model, self.config.engine, self.pruner, decoding, None, waiting)
                 for trace in _executor(self.devices).run(job):
                     i = asked[trace.id, trace.repeat]
                     results[i] = _result(trace)

@@ -39,7 +39,7 @@ class Loaded:
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
         request = Request("notebook", (*pictures, question), () if system is None else (system,))
         settings = Decoding(max_new_tokens=max_new_tokens, **decoding)
-        (trace,) = self.engine.run([request], pruner or NoPruning(), settings, export_kept=True)
+        (trace,) = self.engine.run([request], pruner or NoPruning(), settings, record="kept")
         if trace.error:
             raise RuntimeError(trace.error)
         return trace

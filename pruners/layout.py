@@ -106,3 +106,16 @@ class VisualLayout:
             wide = (self.column < (right - across) * broad - 1e-6) & (self.column + 1 > (left - across) * broad + 1e-6)
             found.append(torch.nonzero(mine & tall & wide).flatten())
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+
+    def boxes(self) -> Tensor:
+        """[N, 4] top, left, bottom, right of what each token shows, in fractions of its picture; nan for a NEWLINE or a
+        token without a place."""
+        out = torch.full((len(self), 4), torch.nan)
+        for (number, crop), (rows, columns) in self.grid.items():
+            mine = (self.picture == number) & (self.crop == crop) & (self.row >= 0) & (self.column >= 0)
+            up, across, down, end = self.area[number, crop]
+            start = torch.tensor([up, across])
+            step = torch.tensor([(down - up) / rows, (end - across) / columns])
+            corner = start + step * torch.stack([self.row[mine], self.column[mine]], dim=1)
+            out[mine] = torch.cat([corner, corner + step], dim=1)
+        return out

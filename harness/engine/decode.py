@@ -12,7 +12,8 @@ from harness.engine.parts import Part
 from harness.engine.prefill import Prefilled
 from harness.engine.recall import Recaller
 from harness.engine.segment import TEXT
-from harness.models.attention import grouped, sdpa
+from harness.engine.watch import Watch
+from harness.models.attention import grouped, sdpa, step_logits
 from harness.models.base import Model
 from pruners.base import Pruner, PrunerError
 from pruners.views import Entries, State, StepView, Visible
@@ -34,7 +35,8 @@ class Decode:
         kept: [S, Nv] columns left by prefill; dropped: [S, Nv] layers before which a column is always shown.
         read: visual entries read in the last step, per layer [S]; only kept with a step method.
         triggers: [S] slots in which the last step re-selected.
-        seen: [S, Nv + 1] share of the layers in which the last step read each column; only while `watch` is set.
+        seen: [S, Nv + 1] share of the layers in which the last step read each column; only while `needs_seen`.
+        watch: follows what every layer's new tokens look at; None: nobody does.
     """
 
     def __init__(self, model: Model, cache: SlotCache, pruner: Pruner, part: Part) -> None:
@@ -56,7 +58,8 @@ class Decode:
         self.from_layer = 0
         self.state: State = {}
         self.read: list[Tensor] = []
-        self.watch = False
+        self.needs_seen = False
+        self.watch: Watch | None = None
         self.seen: Tensor | None = None
         self.monitor = [0] * cache.rows
         """Entries that the monitor has read so far, per slot."""
@@ -116,7 +119,7 @@ class Decode:
         with self.part("decode"):
             self.read = []
             self.seen = None
-            if self.watch and self.stepper is not None:
+            if self.needs_seen and self.stepper is not None:
                 self.seen = torch.zeros(self.cache.rows, self.visible.shape[1] + 1, device=self.model.device)
             self.triggers.zero_()
             if self.upcoming is not None:
@@ -144,6 +147,10 @@ class Decode:
                 self._monitor(self.stepper, entries, query, longest, valid, bias)
             if not query.is_meta:  # no values: as if everything were seen
                 valid = valid & self._shown(layer, entries, longest)
+        if self.watch is not None and not query.is_meta:
+            logits = step_logits(query, entries.keys[:, :, :longest]) + (0 if bias is None else bias[:, :, 0])
+            hidden = ~valid.repeat_interleave(logits.shape[1] // valid.shape[1], 1)
+            self.watch.look(logits.masked_fill(hidden, -torch.inf), entries.column[:, :, :longest])
         mask = valid[:, :, None]
         if bias is not None:
             mask = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~mask, -torch.inf) + bias.to(query.dtype)
@@ -173,13 +180,12 @@ class Decode:
         """Give the step method its logits and take its decision."""
         rows, heads = query.shape[:2]
         with self.part("overhead"):
-            keys = entries.keys[:, :, :longest].float()
-            logits = (grouped(query, keys.shape[1]).float() @ keys.transpose(2, 3)).reshape(rows, heads, longest)
+            logits = step_logits(query, entries.keys[:, :, :longest])
         for slot, length in enumerate(self.cache.lengths[self.monitored]):
             self.monitor[slot] += length + 1
         if query.is_meta:
             return
-        logits = logits * query.shape[-1] ** -0.5 + (0 if bias is None else bias[:, :, 0])
+        logits = logits if bias is None else logits + bias[:, :, 0]
         logits = logits.masked_fill(~valid, -torch.inf)
         column, n = entries.column[:, 0, :longest], self.visible.shape[1]
         is_visual = column >= 0

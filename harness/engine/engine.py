@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -18,12 +18,14 @@ from harness.engine.finish import Reply, finished, make_trace
 from harness.engine.parts import Part, ignore
 from harness.engine.prefill import Prefill, Prefilled
 from harness.engine.sampling import choose
-from harness.engine.trace import Decoding, Request, Trace
+from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.engine.vision import FeatureCache, Vision
+from harness.engine.watch import Watch
 from harness.models.base import Features, Model, ModelUnavailable, Prompt
 from pruners.base import Pruner
 
 CPU_SLOTS = 16
+Listen = Callable[[Request, Tensor], None]
 
 
 @dataclass
@@ -55,16 +57,21 @@ class Engine:
         self.features = FeatureCache(feature_cache_mb << 20)
 
     def run(
-        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, export_kept: bool = False
-    ) -> Iterator[Trace]:
+        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, record: Recorded | None = None,
+        listen: Listen | None = None,
+    ) -> Iterator[Trace]:  # fmt: skip
         """Traces in the order in which samples finish. A failing sample is a trace with `finish="error"`.
+
+        Args:
+            record: what else the traces shall hold.
+            listen: gets the logits [V] of every token of every reply in order, before it is chosen.
 
         Raises:
             PrunerError: the method cannot act on this model.
             ModelUnavailable: it needs a part of the model that is loaded on demand and cannot be.
         """
         pruner.check(self.model.info)
-        yield from _Run(self, pruner.resolved(self.model.info), decoding, export_kept).traces(iter(requests))
+        yield from _Run(self, pruner.resolved(self.model.info), decoding, record, listen).traces(iter(requests))
 
     def slots_for(self, prompt: Prompt, decoding: Decoding) -> int:
         """Slots by reserved bytes: what a GPU has free, less a fifth for activations."""
@@ -80,12 +87,14 @@ class Engine:
 class _Run:
     """One pass of a method over a stream of requests."""
 
-    def __init__(self, engine: Engine, pruner: Pruner, decoding: Decoding, export_kept: bool) -> None:
+    def __init__(
+        self, engine: Engine, pruner: Pruner, decoding: Decoding, record: Recorded | None, listen: Listen | None
+    ) -> None:
         self.engine, self.model, self.pruner, self.decoding = engine, engine.model, pruner, decoding
-        self.export_kept = export_kept
+        self.record, self.listen = record, listen
         self.unseen = any({"encoder", "cache"} & set(stage.moments()) for stage in pruner.stages())
         self.vision = Vision(engine.model, pruner, engine.features, engine.part)
-        self.prefill = Prefill(engine.model, pruner, engine.part)
+        self.prefill = Prefill(engine.model, pruner, engine.part, record == "attention")
         self.slots: list[Slot | None] = []
         self.failed: list[Trace] = []
         self.seen: Tensor | None = None  # [S, V] tokens of prompt or reply, and of the reply alone; for penalties
@@ -100,6 +109,8 @@ class _Run:
         self.slots = [None] * self.engine.slots_for(first[1], self.decoding)
         self.cache = SlotCache(self.model.dims, self.model.axes, len(self.slots), self.model.device, self.model.dtype)
         self.decode = Decode(self.model, self.cache, self.pruner, self.engine.part)
+        if self.record == "attention":
+            self.decode.watch = Watch(self.model.info.depth, self.cache.rows, self.model.device)
         self.tokens = torch.zeros(self.cache.rows, dtype=torch.long, device=self.model.device)
         if self.decoding.repetition_penalty != 1 or self.decoding.presence_penalty:
             shape = (self.cache.rows, self.model.dims.vocab)
@@ -186,12 +197,14 @@ class _Run:
         back = held + 1 if held else 0  # and the one that may stand for all kept ones
         self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens + back)
         self.decode.admit(slot, prefilled, first)
+        if self.decode.watch is not None and not prefilled.logits.is_meta:
+            self.decode.watch.admit(slot, prefilled)
         prefilled.forget()
         self._wait()
         reply = Reply(prefill_seconds=seconds + time.perf_counter() - began)
         draw = random.Random(f"{decoding.seed}/{request.id}/{request.repeat}")
         self.slots[slot] = Slot(prefilled, draw, reply, evidence)
-        self.decode.watch |= evidence is not None
+        self.decode.needs_seen |= evidence is not None
         if self.seen is not None and self.written is not None:
             self.seen[slot] = self.written[slot] = False
             self.seen[slot, prefilled.prompt.ids.to(self.model.device)] = True
@@ -214,6 +227,14 @@ class _Run:
             chosen = torch.zeros(len(logits), dtype=torch.long)
         else:
             chosen = choose(logits, self.decoding, self.seen, self.written, draws)
+        for i in live:
+            slot = self.slots[i]
+            assert slot is not None
+            request = slot.prefilled.request
+            if self.listen is not None:
+                self.listen(request, logits[i])
+            if request.forced:
+                chosen[i] = request.forced[len(slot.ids)]
         row = torch.tensor(live, device=self.model.device)
         self.tokens[row] = chosen.to(self.tokens.device)[row]
         if self.seen is not None and self.written is not None:
@@ -227,6 +248,8 @@ class _Run:
         """One decode step; its time is shared evenly among the live slots."""
         began = time.perf_counter()
         logits = self.decode.step(self.tokens, live)
+        if self.decode.watch is not None and self.decode.watch.measures:
+            self.decode.watch.end(live)
         read = torch.stack(self.decode.read).sum(0).tolist() if self.decode.read else None
         triggers = self.decode.triggers.tolist() if read else None
         self._choose(logits, live)
@@ -243,14 +266,16 @@ class _Run:
         for i, slot in enumerate(self.slots):
             if slot is None:
                 continue
-            finish = finished(slot.ids, self.model, self.decoding)
+            finish = finished(slot.ids, self.model, self.decoding, slot.prefilled.request.forced)
             if finish is None:
                 continue
             trace = make_trace(
                 self.model, slot.prefilled, slot.reply, slot.ids, finish, self.decoding,
                 extra=self.decode.extra(i), allocated=self.cache.allocated // self.cache.rows,
-                export_kept=self.export_kept, unseen=self.unseen,
+                record=self.record, unseen=self.unseen,
             )  # fmt: skip
+            if self.decode.watch is not None:
+                trace.attention = self.decode.watch.release(i)
             trace.evidence_runs = slot.evidence.runs if slot.evidence else []
             yield trace
             self._vacate(i)

@@ -13,7 +13,7 @@ from harness.accounting.flops import decode_flops, keys_read, prefill_flops, vis
 from harness.accounting.kv import entry_bytes
 from harness.engine.decode import Extra
 from harness.engine.prefill import Prefilled
-from harness.engine.trace import Decoding, Finish, Trace
+from harness.engine.trace import Decoding, Finish, Recorded, Trace
 from harness.models.base import Model
 from pruners.selection import Selection
 
@@ -47,8 +47,10 @@ class Reply:
             self.triggers.append(self.steps)
 
 
-def finished(ids: list[int], model: Model, decoding: Decoding) -> Finish | None:
+def finished(ids: list[int], model: Model, decoding: Decoding, forced: tuple[int, ...] = ()) -> Finish | None:
     """Why the reply ends with its last token, or None if it goes on."""
+    if forced:
+        return "stop" if len(ids) == len(forced) else None
     if not decoding.ignore_eos and ids[-1] in model.stop_ids:
         return "stop"
     if decoding.stop and any(stop in model.tokenizer.decode(ids) for stop in decoding.stop):
@@ -71,7 +73,7 @@ def is_loop(ids: list[int]) -> bool:
 
 def make_trace(
     model: Model, done: Prefilled, reply: Reply, ids: list[int], finish: Finish, decoding: Decoding, *,
-    extra: Extra, allocated: int, export_kept: bool, unseen: bool = False,
+    extra: Extra, allocated: int, record: Recorded | None, unseen: bool = False,
 ) -> Trace:  # fmt: skip
     """The trace of a finished reply; `unseen`: tokens also left inside the tower or the cache."""
     d, segment, steps = model.dims, done.segment, reply.steps
@@ -105,7 +107,7 @@ def make_trace(
         },
         prefill_seconds=reply.prefill_seconds, decode_seconds=reply.decode_seconds,
         peak_memory=torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
-        kept=[exported(entry) for entry in segment.kept] + [UNTOLD] * unseen if export_kept else [],
+        kept=[exported(entry) for entry in segment.kept] + [UNTOLD] * unseen if record == "kept" else [],
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from harness.engine.samples import make_sample
 from harness.engine.segment import TEXT, Choice, Crops, Segment
 from harness.engine.signals import Record, record_layer, token_axis
 from harness.engine.trace import Request
-from harness.models.attention import sdpa
+from harness.models.attention import sdpa, step_logits
 from harness.models.base import Features, Model, Prompt
 from pruners.base import Pruner
 from pruners.selection import Selection
@@ -51,6 +51,8 @@ class Prefilled:
     cache: list[LayerCache]
     logits: Tensor
     records: list[Record] = field(repr=False)
+    last: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+    """Per layer, only where asked for: logits [H, n] of the last prompt token, and the columns [n] of the entries."""
 
     def __post_init__(self) -> None:
         self.entries = [layer.keys.shape[1] for layer in self.cache]
@@ -58,14 +60,14 @@ class Prefilled:
 
     def forget(self) -> None:
         """Let go of what only the start of decoding needs."""
-        self.cache, self.records, self.segment.held = [], [], None
+        self.cache, self.records, self.last, self.segment.held = [], [], [], None
 
 
 class Prefill:
     """Runs the stages of one method over packed prompts. Reached by the attention function as `attend`."""
 
-    def __init__(self, model: Model, pruner: Pruner, part: Part) -> None:
-        self.model, self.part, self.stages = model, part, pruner.stages()
+    def __init__(self, model: Model, pruner: Pruner, part: Part, watched: bool = False) -> None:
+        self.model, self.part, self.stages, self.watched = model, part, pruner.stages(), watched
         self.signals = [tuple(stage.signals(model.info)) for stage in self.stages]
         self.at_layers = [stage.layers(model.info.depth) for stage in self.stages]
         self.biased = [s for s in self.stages if type(s).bias is not Pruner.bias]
@@ -73,6 +75,7 @@ class Prefill:
         self.segments: list[Segment] = []
         self.records: list[list[Record]] = []
         self.caches: list[list[LayerCache]] = []
+        self.last: list[list[tuple[Tensor, Tensor]]] = []
 
     @torch.inference_mode()
     def run(self, batch: list[tuple[Request, Prompt, list[Features]]]) -> list[Prefilled]:
@@ -80,7 +83,7 @@ class Prefill:
         with self.part("prefill"):
             built = [self._segment(*entry) for entry in batch]
             self.segments, self.records = [s for s, _ in built], [r for _, r in built]
-            self.caches = [[] for _ in batch]
+            self.caches, self.last = [[] for _ in batch], [[] for _ in batch]
             for layer in range(self.model.info.depth):
                 self._act(layer)
                 self._layer(layer)
@@ -89,13 +92,13 @@ class Prefill:
         self._edit_caches()
         done = [
             Prefilled(
-                request, prompt, segment, [crop for f in features for crop in f.tower_tokens], cache, row, records
+                request, prompt, segment, [crop for f in features for crop in f.tower_tokens], cache, row, records, last
             )
-            for (request, prompt, features), segment, cache, row, records in zip(
-                batch, self.segments, self.caches, logits, self.records, strict=True
+            for (request, prompt, features), segment, cache, row, records, last in zip(
+                batch, self.segments, self.caches, logits, self.records, self.last, strict=True
             )
         ]
-        self.segments, self.records, self.caches = [], [], []
+        self.segments, self.records, self.caches, self.last = [], [], [], []
         return done
 
     @torch.inference_mode()
@@ -262,6 +265,9 @@ class Prefill:
                 for signals, state, record in zip(self.signals, segment.states, self.records[s], strict=True):
                     segment.overhead += record_layer(signals, layer, segment, state, record, q[0], k[0], v[0], mask)
             out.append(sdpa(q, k, v, mask, causal=mask is None))
+            if self.watched:
+                row = step_logits(q[:, :, -1:], k)[0]
+                self.last[s].append((row if mask is None else row + mask[-1].float(), segment.columns()))
             self.caches[s].append(
                 LayerCache(k[0], v[0], segment.columns(), segment.index, segment.size, segment.positions,
                            segment.next_position, segment.visual_count)

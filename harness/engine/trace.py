@@ -15,16 +15,23 @@ Picture = Image.Image | Path | bytes
 
 Finish = Literal["stop", "length", "length_loop", "error"]
 
+Recorded = Literal["kept", "attention"]
+"""What a run can write beside its traces: kept sets for `replay`, or what its replies looked at."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt: a user turn of text and pictures in order, after optional system texts (a message each)."""
+    """One prompt: a user turn of text and pictures in order, after optional system texts (a message each).
+
+    `forced`: the reply's tokens, whatever the model would choose (teacher forcing).
+    """
 
     id: str
     content: tuple[str | Picture, ...]
     system: tuple[str, ...] = ()
     needed: tuple[Box, ...] = ()
     repeat: int = 0
+    forced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,8 @@ class Trace:
         prefill_seconds, decode_seconds: of the language model; vision features, which methods share, are not timed.
         evidence_runs: what the reply could read of the regions that its answer needs, where the benchmark names them
             (see `harness.engine.evidence`).
-        kept: kept sets, one entry per moment and group, for `replay`.
+        kept: kept sets, one entry per moment and group, for `replay`; attention: see `harness.engine.watch`; both only
+            where they are recorded.
         error: class and message of what failed.
     """
 
@@ -101,6 +109,7 @@ class Trace:
     peak_memory: int | None = None
     evidence_runs: list[tuple[int, list[float]]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
+    attention: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     @property

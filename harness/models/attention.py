@@ -43,6 +43,13 @@ def grouped(query: Tensor, heads: int) -> Tensor:
     return query.reshape(b, heads, h // heads * t, d)
 
 
+def step_logits(query: Tensor, key: Tensor) -> Tensor:
+    """[S, H, n] attention logits of one token each [S, H, 1, d] over keys [S, Hkv, n, d], float32."""
+    rows, heads, _, d = query.shape
+    products: Tensor = grouped(query, key.shape[1]).float() @ key.float().transpose(2, 3)
+    return products.reshape(rows, heads, -1).mul(d**-0.5)
+
+
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Attention of [B, H, T, d] over [B, Hkv, n, d] -> [B, T, H, d]."""
     out = scaled_dot_product_attention(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.engine.trace import Decoding, Request, Trace
+from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.runs.config import EngineConfig, ModelConfig
 from harness.runs.errors import InputError
 from pruners.base import Pruner
@@ -17,7 +17,7 @@ class Engine(Protocol):
     """What runs need of `harness.engine.Engine`."""
 
     def run(
-        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, export_kept: bool = False
+        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, record: Recorded | None = None
     ) -> Iterator[Trace]:
         """One trace per request, in any order, as it finishes."""
 

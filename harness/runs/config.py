@@ -198,7 +198,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     resume: Literal["continue", "fresh", "mixed"] = "continue"
-    record: Literal["kept"] | None = None
+    record: Literal["kept", "attention"] | None = None
     fail_on_error: float = 0.05
     experiment: str | None = None
 

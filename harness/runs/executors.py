@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
-from harness.engine.trace import Decoding, Request, Trace
+from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.runs.backend import Backend, Engine
 from harness.runs.config import EngineConfig, ModelConfig
 from harness.runs.errors import InputError
@@ -28,7 +28,7 @@ class Job:
     engine: EngineConfig
     pruner: Pruner
     decoding: Decoding
-    export_kept: bool
+    record: Recorded | None
     requests: Iterable[Request]
 
 
@@ -55,7 +55,7 @@ class InProcess:
             self._engine = None  # frees the old model before the new one is loaded
             self._engine = self._backend.engine(job.model, job.engine, self._device)
             self._loaded = job.model, job.engine
-        yield from self._engine.run(job.requests, job.pruner, job.decoding, export_kept=job.export_kept)
+        yield from self._engine.run(job.requests, job.pruner, job.decoding, record=job.record)
 
     def close(self) -> None:
         self._engine = None

@@ -8,13 +8,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from harness.benchmarks.base import Item
 from harness.benchmarks.judge import Judge
-from harness.engine.trace import Request, Trace
+from harness.engine.trace import Recorded, Request, Trace
 from harness.runs.backend import Backend
 from harness.runs.cells import Cell, budget
 from harness.runs.config import JudgeConfig
@@ -28,6 +28,9 @@ from harness.runs.scores import Scorer, ScoreSpec, find_judge, measure, read_sco
 from harness.runs.selection import parse_shard, select
 from harness.runs.summary import summarise
 from pruners.none import Blind, NoPruning
+
+BESIDE = (*get_args(Recorded), "evidence_runs")
+"""Fields of a trace that its line leaves out."""
 
 
 class CellFailed(RuntimeError):
@@ -142,32 +145,32 @@ class CellRun:
             _clear(self.folder)
         versions = self.grid.backend.versions()
         self.code = code_hash(cell.pruner, versions)
-        keeps = cell.config.record == "kept"
+        extra = cell.config.record
         log = Log(self.folder, "samples", display.say)
-        kept = Log(self.folder, "kept", display.say) if keeps else None
+        beside = Log(self.folder, extra, display.say) if extra else None
         scorer = Scorer(self.folder, self.spec, self.judge, cell.config.judge.concurrency, display.say)
         try:
             self.records = read_log(self.folder)
-            pending = self._pending(read_log(self.folder, "kept") if keeps else None)
+            pending = self._pending(read_log(self.folder, extra) if extra else None)
             self._check_code(bool(pending))
             self._describe(versions, bool(pending))
             done = [self.records[key] for key in self.wanted if key in self.records]
             display.start(cell.name, len(done), len(done) + len(pending))
-            self._generate(pending, done, log, kept, scorer)
+            self._generate(pending, done, log, beside, scorer)
             self.records = read_log(self.folder)  # with what other shards have written meanwhile
             scorer.complete(self.records[key] for key in self.wanted if key in self.records)
         finally:
-            for file in (log, kept, scorer):
+            for file in (log, beside, scorer):
                 if file:
                     file.close()
-        if keeps:
+        if extra == "kept":
             self._export_kept()
         return self._summary()
 
-    def _pending(self, kept: dict[Key, Any] | None) -> list[Key]:
-        """This shard's samples that have no line yet (or no kept set, where those are asked for)."""
+    def _pending(self, beside: dict[Key, Any] | None) -> list[Key]:
+        """This shard's samples that have no line yet (or nothing recorded beside, where that is asked for)."""
         shard, shards = parse_shard(self.cell.config.shard)
-        done = self.records.keys() if kept is None else self.records.keys() & kept.keys()
+        done = self.records.keys() if beside is None else self.records.keys() & beside.keys()
         return [key for key in self.wanted[shard::shards] if key not in done]
 
     def _check_code(self, pending: bool) -> None:
@@ -188,7 +191,7 @@ class CellRun:
             write_atomically(file, json.dumps(known, indent=2) + "\n")
 
     def _generate(
-        self, pending: list[Key], done: list[dict[str, Any]], log: Log, kept: Log | None, scorer: Scorer
+        self, pending: list[Key], done: list[dict[str, Any]], log: Log, beside: Log | None, scorer: Scorer
     ) -> None:
         logger, curves, config = self.grid.logger, Curves(), self.cell.config
 
@@ -201,12 +204,13 @@ class CellRun:
             for record in done:
                 follow(record)
             items: dict[Key, Item] = {}
-            job = Job(config.model, config.engine, self.cell.pruner, self.cell.decoding, kept is not None,
+            job = Job(config.model, config.engine, self.cell.pruner, self.cell.decoding, config.record,
                       self._requests(pending, items))  # fmt: skip
             for trace in self.grid.executor.run(job) if pending else ():
                 key = (trace.id, trace.repeat)
-                if kept:
-                    kept.append({"id": trace.id, "repeat": trace.repeat, "kept": trace.kept})
+                if beside:
+                    own = getattr(trace, str(config.record))
+                    beside.append({"id": trace.id, "repeat": trace.repeat, str(config.record): own})
                 record = self._record(trace, items.pop(key))
                 log.append(record)
                 self.records.setdefault(key, record)
@@ -226,7 +230,7 @@ class CellRun:
             yield Request(item.id, item.content, (*before, *item.system), needed=item.needed, repeat=repeat)
 
     def _record(self, trace: Trace, item: Item) -> dict[str, Any]:
-        record = {name: value for name, value in trace.record().items() if name not in ("kept", "evidence_runs")}
+        record = {name: value for name, value in trace.record().items() if name not in BESIDE}
         benchmark, known = self.cell.benchmark, bool(item.needed) and trace.finish != "error"
         return record | {
             "evidence": benchmark.evidence(item, trace.text, trace.evidence_runs) if known else None,
@@ -287,6 +291,7 @@ def _clear(folder: Path) -> None:
     for pattern in (
         "samples-*.jsonl",
         "kept*.jsonl",
+        "attention-*.jsonl",
         "summary.json",
         "environment.json",
         "curves.csv",

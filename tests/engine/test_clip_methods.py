@@ -53,7 +53,7 @@ def test_the_question_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model(), "prepare", lambda _: prompt)
     for pruner, same in ((CDPruner(), False), (TRIM(), False), (DeSAP(), False), (DeSAP(task_share=0.0), True)):
         one, two = (
-            next(Engine(model()).run([asked], pruner, Decoding(max_new_tokens=1), export_kept=True)).kept
+            next(Engine(model()).run([asked], pruner, Decoding(max_new_tokens=1), record="kept")).kept
             for asked in (request, other)
         )
         assert (one[0]["source"] == two[0]["source"]) == same, pruner

@@ -201,7 +201,7 @@ class Merge(Pruner):
 def test_made_tokens_count_and_carry_sizes(model: Model) -> None:
     """One kept and one made token of n: counts, sizes and the trace follow."""
     request = one_picture()
-    (trace,) = Engine(model).run([request], Merge(), Decoding(max_new_tokens=4), export_kept=True)
+    (trace,) = Engine(model).run([request], Merge(), Decoding(max_new_tokens=4), record="kept")
     assert trace.error is None
     n = trace.visual_tokens
     assert trace.visual_per_layer == [n] + [2] * (model.info.depth - 1)
@@ -262,7 +262,7 @@ def test_signals(model: Model) -> None:
 def test_replay_repeats_what_was_exported(name: str, model: Model, tmp_path: Path) -> None:
     """Kept sets written by one run and replayed by another give the same tokens, merges included."""
     requests = prompts(8)
-    first = list(Engine(model).run(requests, METHODS[name], Decoding(max_new_tokens=16), export_kept=True))
+    first = list(Engine(model).run(requests, METHODS[name], Decoding(max_new_tokens=16), record="kept"))
     file = tmp_path / "kept.jsonl"
     file.write_text("".join(json.dumps({"id": t.id, "kept": t.kept}) + "\n" for t in first))
     again = Engine(model).run(requests, Replay(path=str(file)), Decoding(max_new_tokens=16))
@@ -273,7 +273,7 @@ def test_replay_repeats_what_was_exported(name: str, model: Model, tmp_path: Pat
 @pytest.mark.parametrize("name", ["tome", "lookm", "flowcut"])
 def test_what_kept_sets_cannot_tell_is_not_replayed(name: str, trained: Model, tmp_path: Path) -> None:
     """What leaves inside the tower or from the cache."""
-    (trace,) = Engine(trained).run([one_picture()], METHODS[name], Decoding(max_new_tokens=1), export_kept=True)
+    (trace,) = Engine(trained).run([one_picture()], METHODS[name], Decoding(max_new_tokens=1), record="kept")
     file = tmp_path / "kept.jsonl"
     file.write_text(json.dumps({"id": trace.id, "kept": trace.kept}))
     with pytest.raises(PrunerError, match="cannot express"):

@@ -162,7 +162,7 @@ REPLAYED = [
 def test_replay_repeats_what_was_exported(name: str, tmp_path: Path) -> None:
     """Kept sets are told in the order of the prompt, whatever the groups that a method acts on."""
     model, requests, new = drawn("llava_next"), [request(1), request(2)], Decoding(max_new_tokens=8)
-    first = list(Engine(model).run(requests, METHODS[name], new, export_kept=True))
+    first = list(Engine(model).run(requests, METHODS[name], new, record="kept"))
     file = tmp_path / "kept.jsonl"
     file.write_text("".join(json.dumps({"id": t.id, "kept": t.kept}) + "\n" for t in first))
     again = {t.id: t for t in Engine(model).run(requests, Replay(path=str(file)), new)}
@@ -184,7 +184,7 @@ def test_methods_that_read_the_question() -> None:
     model = given_clip(Prompted(CONFIGS["llava_next"], "cpu", [(2, 2)], noise=0.15), noise=0.2)
     layout = model.prepare(Request("r", ())).layout
     (trace,) = Engine(model).run(
-        [Request("r", ("why?",))], CDPruner(keep=0.25), Decoding(max_new_tokens=1), export_kept=True
+        [Request("r", ("why?",))], CDPruner(keep=0.25), Decoding(max_new_tokens=1), record="kept"
     )
     kept = Counter(layout.crop[trace.kept[0]["source"]].tolist())
     assert kept == {crop: round(0.25 * n) for (_, crop), n in layout.counts().items() if (0, crop) in layout.grid}

@@ -107,13 +107,13 @@ def test_an_export_says_what_some_of_its_pictures_did(tmp_path: Path) -> None:
     """One picture is within its budget and left alone, the other renumbers: the replay does so too."""
     model = Prompted(CONFIGS["internvl"], "cpu", [(2, 1), (1, 1)], noise=0.2)
     request = Request("s", ())
-    (first,) = Engine(model).run([request], DivPrune(keep=None, tokens=20), LONG, export_kept=True)
+    (first,) = Engine(model).run([request], DivPrune(keep=None, tokens=20), LONG, record="kept")
     assert first.kept[0]["positions"] == "renumber"
     file = tmp_path / "kept.jsonl"
     file.write_text(json.dumps({"id": "s", "kept": first.kept}))
     (again,) = Engine(model).run([request], Replay(path=str(file)), LONG)
     assert again.token_ids == first.token_ids
-    (zipped,) = Engine(build("llava")).run([request], VisionZip(), LONG, export_kept=True)
+    (zipped,) = Engine(build("llava")).run([request], VisionZip(), LONG, record="kept")
     file.write_text(json.dumps({"id": "s", "kept": zipped.kept}))
     with pytest.raises(PrunerError, match="before the projector"):
         Replay(path=str(file))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from harness.engine.trace import Decoding, Request, Trace
+from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.runs.config import EngineConfig, ModelConfig
 from pruners.base import Pruner
 from pruners.views import ModelInfo
@@ -26,7 +26,7 @@ class FakeEngine:
     seen: list[str] = field(default_factory=list)
 
     def run(
-        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, export_kept: bool = False
+        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, record: Recorded | None = None
     ) -> Iterator[Trace]:
         held: list[Trace] = []
         for number, request in enumerate(requests):
@@ -36,13 +36,13 @@ class FakeEngine:
                 os._exit(9)
             self.seen.append(request.id)
             time.sleep(self.delay)
-            held.append(self.trace(request, export_kept))
+            held.append(self.trace(request, record))
             if len(held) == 3:  # finished in another order than started
                 yield from reversed(held)
                 held.clear()
         yield from held
 
-    def trace(self, request: Request, export_kept: bool) -> Trace:
+    def trace(self, request: Request, record: Recorded | None) -> Trace:
         if request.id in self.failing:
             return Trace(id=request.id, repeat=request.repeat, finish="error", error="ValueError: damaged")
         text = random.Random(f"{request.id}/{request.repeat}").choice("12345")
@@ -51,7 +51,7 @@ class FakeEngine:
             visual_tokens=64, visual_per_layer=[64, 64, 21, 21], visible_per_step=[(21.0, 2)], ret_prefill=0.66,
             ret_decode=0.5, kv=0.6, flops={"vision": 10, "prefill": 20, "decode": 5, "overhead": 0},
             kv_bytes={"visible": 10, "resident": 20, "allocated": 30}, prefill_seconds=0.1, decode_seconds=0.2,
-            kept=[{"layer": None, "source": [0, 1]}] if export_kept else [],
+            kept=[{"layer": None, "source": [0, 1]}] if record else [],
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine.trace import Decoding, Request, Trace
+from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.runs.cells import Resolver
 from harness.runs.compose import Configs, compose_all
 from harness.runs.config import EngineConfig, ModelConfig
@@ -30,7 +30,7 @@ class Parrot:
     """Says the same digit to every question; the fourth sample fails."""
 
     def run(
-        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, export_kept: bool = False
+        self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, record: Recorded | None = None
     ) -> Iterator[Trace]:
         for i, request in enumerate(requests):
             if i == 3:

@@ -34,8 +34,8 @@ cells:
 class Forgetful(FakeEngine):
     """Under pruning, every third reply is wrong."""
 
-    def run(self, requests, pruner, decoding, *, export_kept=False):
-        for trace in super().run(requests, pruner, decoding, export_kept=export_kept):
+    def run(self, requests, pruner, decoding, *, record=None):
+        for trace in super().run(requests, pruner, decoding, record=record):
             if not isinstance(pruner, NoPruning) and int(trace.id) % 3 == 0:
                 trace.text = "none"
             yield trace
