@@ -36,22 +36,24 @@ class Followed:
     needed: list[list[int]]
     steps: list[Tensor] = field(default_factory=list)
     top: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    shown: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def record(self, ever: Tensor) -> dict[str, Any]:
         """As plain data, given the visual tokens [L, deltas] that were active at any step.
 
         `steps[t][layer]` holds the `measures` in their order, t = 0 being the last prompt token, whose query wrote the
         first token of the reply. `top[t]`: the most attended visual tokens (mean over layers and heads) and their
-        attention; `boxes`: where these lie (picture; top, left, bottom, right in fractions of it). `needed`: the visual
-        tokens of the regions that the answer needs, in the order of use.
+        attention. `shown`: [step, visual tokens that the last layer can read], a new entry where these change. `boxes`:
+        where each visual token lies (picture; top, left, bottom, right in fractions of it, None for a newline).
+        `needed`: the visual tokens of the regions that the answer needs, in the order of use.
         """
-        boxes = self.layout.boxes()
-        shown = sorted({c for found, _ in self.top for c in found.tolist() if c < len(boxes)}.union(*self.needed))
+        places = zip(self.layout.picture.tolist(), self.layout.boxes(), strict=True)
         return {
-            "visual_tokens": len(boxes), "measures": list(MEASURES), "deltas": list(DELTAS), "needed": self.needed,
+            "visual_tokens": len(self.layout), "measures": list(MEASURES), "deltas": list(DELTAS), "needed": self.needed,
             "steps": _rounded(torch.stack(self.steps)), "ever": ever.tolist(),
             "top": [[found.tolist(), _rounded(weight)] for found, weight in self.top],
-            "boxes": {str(c): [int(self.layout.picture[c]), *_rounded(boxes[c])] for c in shown},
+            "shown": self.shown,
+            "boxes": [None if box.isnan().any() else [picture, *_rounded(box)] for picture, box in places],
         }  # fmt: skip
 
 
@@ -71,6 +73,7 @@ class Watch:
     def _begin(self) -> None:
         self.measures: list[Tensor] = []
         self.attention = self.anchor.new_zeros(len(self.anchor), self.anchor.shape[-1])
+        self.readable = self.attention.bool()
 
     def admit(self, slot: int, done: Prefilled) -> None:
         """Follow a new sample, beginning with what its last prompt token looked at in prefill."""
@@ -89,7 +92,7 @@ class Watch:
         """The next layer's logits [S, H, n] of the new tokens of these rows, -inf where nothing is read, and the
         columns [S, 1 or Hkv, n] of the entries."""
         layer, width = len(self.measures), self.anchor.shape[-1]
-        attention, own = _spread(logits, column, width)
+        attention, own, readable = _spread(logits, column, width)
         visual = (column != TEXT).repeat_interleave(logits.shape[1] // column.shape[1], 1)
         mass = (logits.softmax(-1) * visual).sum(-1).mean(1)
         seen = logits.masked_fill(~visual, -torch.inf)
@@ -99,15 +102,20 @@ class Watch:
         similarity = cosine_similarity(self.anchor[rows, layer], own, dim=1)
         self.measures.append(torch.stack([similarity, mass, *budgets, *active.sum(-1).float().unbind(1)], dim=1))
         self.attention[rows] += attention
+        self.readable[rows] = readable > 0
 
     def end(self, live: list[int], first: int = 0) -> None:
         """Write down for the live slots what was seen since the last call; row 0 is that of slot `first`."""
         measures, attention = torch.stack(self.measures, dim=1).cpu(), self.attention / len(self.measures)
+        readable = self.readable.cpu()
         weight, found = (x.cpu() for x in attention.topk(min(TOP, attention.shape[-1]), dim=-1))
         for slot in live:
             if followed := self.slots[slot]:
                 followed.steps.append(measures[slot - first])
                 followed.top.append((found[slot], weight[slot]))
+                columns = torch.nonzero(readable[slot]).flatten().tolist()
+                if not followed.shown or followed.shown[-1][1] != columns:
+                    followed.shown.append((len(followed.steps) - 1, columns))
         self._begin()
 
     def release(self, slot: int) -> dict[str, Any]:
@@ -116,14 +124,15 @@ class Watch:
         return followed.record(self.ever[slot].sum(-1)) if followed else {}
 
 
-def _spread(logits: Tensor, column: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """[S, width] attention to each visual token, of that over all keys and of that over visual tokens alone; means over
-    heads. `logits` [S, H, n], `column` [S, 1 or Hkv, n]."""
+def _spread(logits: Tensor, column: Tensor, width: int) -> Tensor:
+    """[3, S, width] for each visual token its attention over all keys, that over visual tokens alone, and whether it can
+    be read; means over heads. `logits` [S, H, n], `column` [S, 1 or Hkv, n]."""
     column = column.repeat_interleave(logits.shape[1] // column.shape[1], 1)
     visual = column >= 0
     to, empty = torch.where(visual, column, width), logits.new_zeros(*logits.shape[:2], width + 1)
     alone = logits.masked_fill(~visual, -torch.inf).softmax(-1).nan_to_num()
-    return tuple(empty.scatter_add(2, to, x)[..., :width].mean(1) for x in (logits.softmax(-1), alone))  # type: ignore[return-value]
+    parts = (logits.softmax(-1), alone, (~logits.isinf()).float())
+    return torch.stack([empty.scatter_add(2, to, x)[..., :width].mean(1) for x in parts])
 
 
 def _rounded(values: Tensor) -> Any:
