@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
+from statsmodels.stats.proportion import proportion_confint
 from torch.nn.functional import normalize
 
 from harness.benchmarks.glyph_tasks import Glyphs
@@ -16,45 +19,81 @@ from harness.models.loading import TINY
 from pruners import DSTP, Blind, FastV, NoPruning, Pruner, VisionPulse
 from pruners.signals import ClipPatches
 
-LLAVA = {"system": "none", "clip_text": "builtin:llava/clip"}
+FAMILIES = ["qwen3_vl", "internvl", "llava"]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "qwen3_vl": {},
+    "internvl": {"max_tiles": 4},
+    "llava": {"system": "none", "clip_text": "builtin:llava/clip"},
+}
+KINDS = [("lookup", "position"), ("lookup", "colour"), ("walk", "both")]
 
 
 @cache
 def shipped(family: str) -> Model:
     """A shipped model with the options of its configuration."""
-    return load_model(f"builtin:{family}", family=family, **(LLAVA if family == "llava" else {}))
+    return load_model(f"builtin:{family}", family=family, **OPTIONS[family])
 
 
-def accuracy(model: Model, benchmark: Glyphs, pruner: Pruner, n: int) -> float:
-    """Share of the first n items answered right."""
+def answers(model: Model, benchmark: Glyphs, pruner: Pruner, n: int) -> dict[str, list[float]]:
+    """1 or 0 for each of the first n items, by category."""
     items = {item.id: item for item in (benchmark.items()[i] for i in range(n))}
     requests = [Request(item.id, item.content, needed=item.needed) for item in items.values()]
     traces = list(Engine(model).run(requests, pruner, Decoding(max_new_tokens=96)))
     assert len(traces) == n
-    verdicts = [score(benchmark.scoring.rule, items[t.id], t.text) for t in traces]
-    return sum(v.value or 0.0 for v in verdicts) / n
+    found: dict[str, list[float]] = defaultdict(list)
+    for t in traces:
+        found[items[t.id].category].append(score(benchmark.scoring.rule, items[t.id], t.text).value or 0.0)
+    return found
 
 
-@pytest.mark.parametrize(("task", "by", "least"), [("walk", "both", 0.8), ("lookup", "position", 0.9)])
+def accuracy(model: Model, benchmark: Glyphs, pruner: Pruner, n: int) -> float:
+    """Share of the first n items answered right."""
+    return sum(map(sum, answers(model, benchmark, pruner, n).values())) / n
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("task", "by"), KINDS)
+def test_all_tokens(family: str, task: str, by: str) -> None:
+    """Look-ups of both kinds at least 95 %, walks at least 90 %, on another test set than the default."""
+    least = 0.95 if task == "lookup" else 0.9
+    assert accuracy(shipped(family), Glyphs(task=task, by=by, seed=12345), NoPruning(), 60) >= least
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", ["lookup", "walk"])
+@pytest.mark.parametrize("option", [{"free": True}, {"distractors": True}, {"pictures": 2}], ids=str)
+def test_options(family: str, task: str, option: dict[str, Any]) -> None:
+    """In other words, behind distractions, about one of two pictures: at least 80 %."""
+    assert accuracy(shipped(family), Glyphs(task=task, seed=12345, **option), NoPruning(), 40) >= 0.8
+
+
+@pytest.mark.parametrize("task", ["lookup", "walk"])
+def test_tiles(task: str) -> None:
+    """InternVL reads pictures in 2 x 2 tiles and a thumbnail."""
+    benchmark = Glyphs(task=task, seed=12345, cell_pixels=32)
+    prompt = shipped("internvl").prepare(Request("", benchmark.item(0).content))
+    assert len(prompt.visual) == 5 * 64
+    assert accuracy(shipped("internvl"), benchmark, NoPruning(), 40) >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("task", "by"), KINDS)
 @pytest.mark.parametrize("seed", [0, 12345])
-def test_all_tokens(trained: Model, task: str, by: str, least: float, seed: int) -> None:
-    """Walks at least 80 %, look-ups by position at least 90 %, on the default test set and on another."""
-    assert accuracy(trained, Glyphs(task=task, by=by, seed=seed), NoPruning(), 200) >= least
+def test_wilson_bounds(family: str, task: str, by: str, seed: int) -> None:
+    """On 2,000 items the lower 95 % bound is above 96 % (look-ups) or 90 % (walks); the longest walks reach 80 %."""
+    found = answers(shipped(family), Glyphs(task=task, by=by, seed=seed), NoPruning(), 2000)
+    print(f"\n{family} {by} {task}:", {kind: sum(x) / len(x) for kind, x in sorted(found.items())})
+    right = sum(map(sum, found.values()))
+    assert proportion_confint(right, 2000, method="wilson")[0] > (0.96 if task == "lookup" else 0.9)
+    longest = found[max(found)]
+    assert sum(longest) / len(longest) >= 0.8
 
 
 def test_the_picture_is_needed(trained: Model) -> None:
     """Without visual tokens the answers are at the level of guessing."""
     assert accuracy(trained, Glyphs(task="lookup", by="position"), Blind(), 100) < 0.5
     assert accuracy(trained, Glyphs(task="walk"), Blind(), 100) < 0.3
-
-
-@pytest.mark.parametrize("family", ["internvl", "llava"])
-@pytest.mark.parametrize(
-    ("task", "by", "least"), [("walk", "both", 0.85), ("lookup", "position", 0.95), ("lookup", "colour", 0.95)]
-)
-def test_all_tokens_of_the_other_families(family: str, task: str, by: str, least: float) -> None:
-    """Look-ups of all kinds at least 95 %, walks at least 85 %, on another test set than the default."""
-    assert accuracy(shipped(family), Glyphs(task=task, by=by, seed=12345), NoPruning(), 100) >= least
 
 
 @pytest.mark.parametrize("family", ["internvl", "llava"])
@@ -79,7 +118,7 @@ def test_the_question_finds_its_patch() -> None:
         assert hits > 30
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "internvl", "llava"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_shipped_files(family: str) -> None:
     """Everything a hub model has: config, weights below 8 MB, tokenizer, chat template, image processor."""
     folder = TINY / family

@@ -49,7 +49,8 @@ class Followed:
         """
         places = zip(self.layout.picture.tolist(), self.layout.boxes(), strict=True)
         return {
-            "visual_tokens": len(self.layout), "measures": list(MEASURES), "deltas": list(DELTAS), "needed": self.needed,
+            "visual_tokens": len(self.layout), "measures": list(MEASURES), "deltas": list(DELTAS),
+            "needed": self.needed,
             "steps": _rounded(torch.stack(self.steps)), "ever": ever.tolist(),
             "top": [[found.tolist(), _rounded(weight)] for found, weight in self.top],
             "shown": self.shown,
@@ -125,8 +126,8 @@ class Watch:
 
 
 def _spread(logits: Tensor, column: Tensor, width: int) -> Tensor:
-    """[3, S, width] for each visual token its attention over all keys, that over visual tokens alone, and whether it can
-    be read; means over heads. `logits` [S, H, n], `column` [S, 1 or Hkv, n]."""
+    """[3, S, width] for each visual token its attention over all keys, that over visual tokens alone, and whether it
+    can be read; means over heads. `logits` [S, H, n], `column` [S, 1 or Hkv, n]."""
     column = column.repeat_interleave(logits.shape[1] // column.shape[1], 1)
     visual = column >= 0
     to, empty = torch.where(visual, column, width), logits.new_zeros(*logits.shape[:2], width + 1)
