@@ -35,7 +35,7 @@ Commas, range() and glob() span a grid. The same command again finishes what is 
 
 ARGUMENTS = {
     "diff": "FOLDER", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
-    "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
+    "analyze": "KIND or key=value", "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
 }  # fmt: skip
 Verb = Callable[[argparse.Namespace, "Backend | None"], int]
 
@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         ("export", export, "write stored replies in another kit's format (to=vlmevalkit or to=lmms_eval)"),
         ("check", check, "check a benchmark's data: schema, revision, number of rows"),
         ("fit", fit, "find FitPrune's schedule or VTW's layer on limit= samples (16); out=FILE keeps it"),
+        (
+            "analyze",
+            cli_tables.analyze,
+            "measure and draw what papers show: on stored runs, or on the tiny models",
+        ),
         ("table", cli_tables.table, "print the leaderboard, or a table of rows= and cols="),
         ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
         ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),

@@ -1,4 +1,4 @@
-"""The verbs that print tables: `table`, `published`, `reproduce`."""
+"""The verbs that print tables and figures: `table`, `published`, `reproduce`, `analyze`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ REPRODUCE_KEYS = RESULTS | {
     "benchmark": "benchmarks to keep",
     "pruner": "methods to keep",
 } | TO  # fmt: skip
+ANALYZE_KEYS = {
+    "paths.results": "runs to analyse; without it experiment=analysis runs first, on the three tiny models",
+    "out": "folder of the figures (results/analysis)",
+    "model": "models, with commas",
+    "benchmark": "benchmarks to keep",
+    "layer": "whose attention is read (2, as DSTP's)",
+    "limit": "samples of kinds that run models themselves: fidelity, maps",
+    "kinds": "of maps: cls, cross, vanilla, decoupled",
+}
 
 
 def _epilog(keys: Mapping[str, str], *examples: str) -> str:
@@ -53,6 +62,12 @@ EPILOGS = {
         "table rows=method cols=benchmark metric=cost_per_correct budget=ret_decode",
     ),
     "published": _epilog(PUBLISHED_KEYS, "published fastv llava_1_5_7b", "published dstp benchmark=mathverse to=csv"),
+    "analyze": _epilog(
+        ANALYZE_KEYS,
+        "analyze",
+        "analyze rvis mass paths.results=results model=qwen3_vl_4b out=figures",
+        "analyze maps kinds=cls,decoupled model=tiny_llava out=figures",
+    ),
     "reproduce": _epilog(REPRODUCE_KEYS, "reproduce dstp_table1 dstp_table2 --tiny", "reproduce dstp_table1 to=md"),
 }
 """What `--help` of a verb shows below its options."""
@@ -116,6 +131,35 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
         raise InputError(f"reproduce needs experiments; known: {', '.join(configs.options('experiment'))}")
     wanted = {key: _names(keys, key) for key in ("model", "benchmark", "pruner")}
     _show(reproduction(names, configs, _results(keys), tiny=arguments.tiny, **wanted), to)
+    return 0
+
+
+def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Measure and draw kinds of analysis; without names all of them."""
+    from harness.report.analysis import KINDS, Ask
+    from harness.report.analysis.analyze import OWN_RUNS, run_own
+    from harness.report.analysis.analyze import analyze as analyses
+    from harness.runs.backend import TorchBackend
+
+    names, keys = split(arguments.overrides)
+    check_keys(keys, ANALYZE_KEYS, "")
+    if unknown := [name for name in names if name not in KINDS]:
+        raise InputError(f"unknown analysis {unknown[0]!r}; known: {', '.join(KINDS)}")
+    models, own = _names(keys, "model"), "paths.results" not in keys
+    if own:
+        run_own(models)
+    layer, limit = (int(convert(keys[key], int, key)) if key in keys else None for key in ("layer", "limit"))
+    ask = Ask(
+        results=OWN_RUNS if own else _results(keys), models=models, benchmarks=_names(keys, "benchmark"), layer=layer,
+        limit=limit, kinds=_names(keys, "kinds"), configs=Configs.find(arguments.config_dir),
+        backend=backend or TorchBackend(),
+    )  # fmt: skip
+    out = Path(keys.get("out", "results/analysis"))
+    for name, found in zip(names or KINDS, analyses(names or list(KINDS), ask, out), strict=False):
+        print(f"{out / name}.csv, .png, .svg")
+        for finding in found:
+            said = {True: "holds", False: "does not hold", None: "cannot be asked"}[finding.holds]
+            print(f"  {finding.model}: {finding.claim} ({finding.paper}): {said}; {finding.numbers}")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Figures, pages and findings made of what tables and runs hold."""
