@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.accounting.dims import Dims
-from harness.engine.prefill import LayerCache
+from harness.engine.layer_cache import LayerCache
 from harness.engine.segment import TEXT
 
 MERGED = -3

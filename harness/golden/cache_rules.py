@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.engine.prefill import LayerCache, edited
+from harness.engine.layer_cache import LayerCache, edited
 from harness.golden.compare import Damaged, Golden
 from harness.golden.rules import LLAVA
 from harness.golden.scene import Bare, prefill
