@@ -148,14 +148,14 @@ def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
     models, own = _names(keys, "model"), "paths.results" not in keys
     if own:
         run_own(models)
-    layer, limit = (int(convert(keys[key], int, key)) if key in keys else None for key in ("layer", "limit"))
+    layer, limit = (_whole(keys[key], key) if key in keys else None for key in ("layer", "limit"))
     ask = Ask(
         results=OWN_RUNS if own else _results(keys), models=models, benchmarks=_names(keys, "benchmark"), layer=layer,
         limit=limit, kinds=_names(keys, "kinds"), configs=Configs.find(arguments.config_dir),
         backend=backend or TorchBackend(),
     )  # fmt: skip
     out = Path(keys.get("out", "results/analysis"))
-    for name, found in zip(names or KINDS, analyses(names or list(KINDS), ask, out), strict=False):
+    for name, found in analyses(names or list(KINDS), ask, out):
         print(f"{out / name}.csv, .png, .svg")
         for finding in found:
             said = {True: "holds", False: "does not hold", None: "cannot be asked"}[finding.holds]
@@ -199,6 +199,13 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _whole(text: str, key: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{key} must be a whole number, got {text!r}") from None
 
 
 def _results(keys: Mapping[str, str]) -> Path:

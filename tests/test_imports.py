@@ -18,7 +18,10 @@ ALLOWED = {
     "harness.benchmarks": {"pruners", "harness.engine"},
     "harness.runs": {"pruners", "harness.accounting", "harness.engine", "harness.models", "harness.benchmarks"},
     "harness.tables": {"pruners", "harness.accounting", "harness.benchmarks", "harness.runs"},
-    "harness.report": {"pruners", "harness.accounting", "harness.benchmarks", "harness.runs", "harness.tables"},
+    "harness.report": {
+        *("pruners", "harness.accounting", "harness.models", "harness.engine", "harness.benchmarks", "harness.runs"),
+        "harness.tables",
+    },
 }
 BARE = {
     "torch",

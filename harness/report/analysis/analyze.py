@@ -36,19 +36,22 @@ def run_own(models: Sequence[str] = ()) -> None:
         raise InputError("a run of experiment=analysis failed")
 
 
-def analyze(names: Sequence[str], ask: Ask, out: Path) -> Iterator[list[Finding]]:
+def analyze(names: Sequence[str], ask: Ask, out: Path) -> Iterator[tuple[str, list[Finding]]]:
     """Measure and draw these kinds into a folder, one after the other: `<name>.csv`, `.png` and `.svg`.
 
     Raises:
         InputError: the runs that a kind needs are not there.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from None
     for name in names:
         file = out / f"{name}.csv"
         KINDS[name].measure(ask).to_csv(file, index=False, float_format="%.6g")
         frame = pd.read_csv(file)
         save(KINDS[name].draw(frame), out / name)
-        yield KINDS[name].findings(frame)
+        yield name, KINDS[name].findings(frame)
     write_atomically(out / "README.md", page(out))
 
 

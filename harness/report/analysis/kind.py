@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.runs.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
@@ -35,6 +37,10 @@ class Ask:
     kinds: tuple[str, ...] = ()
     configs: Configs = field(repr=False)
     backend: Backend = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit must be at least 1, got {self.limit}")
 
 
 @dataclass(frozen=True)

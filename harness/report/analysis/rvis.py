@@ -78,10 +78,12 @@ def findings(frame: pd.DataFrame) -> list[Finding]:
             bool(tasks.events.iloc[-1] > tasks.events.iloc[0]) if len(tasks) > 1 else None,
             "; ".join(f"{task} {mean:.2f} events a reply" for task, mean in tasks.events.items()),
         ))  # fmt: skip
-        rho = spearmanr(own.trace_length, own.events)
+        varied = own.trace_length.nunique() > 1 and own.events.nunique() > 1
+        rho = spearmanr(own.trace_length, own.events) if varied else None
         found.append(Finding(
-            "DSTP fig. 4", "longer replies have more events", model, bool(rho.statistic > 0 and rho.pvalue < 0.05),
-            f"Spearman's rho {rho.statistic:.2f} over {len(own)} replies",
+            "DSTP fig. 4", "longer replies have more events", model,
+            bool(rho.statistic > 0 and rho.pvalue < 0.05) if rho else None,
+            f"Spearman's rho {rho.statistic:.2f} over {len(own)} replies" if rho else "all replies are alike",
         ))  # fmt: skip
         found.append(_success(model, own))
     return found
