@@ -134,14 +134,16 @@ class Glyphs:
         the arrow that it writes after the k-th place name. What the reply did not get to counts as at its end."""
         if not runs:
             return None
-        found = list(re.finditer(r"\b[a-h][1-8]( \d)(?: = \d+( \w+))?", text)) if self.task == "walk" else []
-        shares = []
-        for k in range(len(item.needed)):
-            at = [len(text)] if self.task == "walk" else [0]
-            if k < len(found):
-                at = [found[k].start(i) for i in (1, 2) if found[k][i] is not None]
-            shares += [sum(_run(runs, place)[k] for place in at) / len(at)]
+        places = read_at(text, len(item.needed), walk=self.task == "walk")
+        shares = [sum(_run(runs, place)[k] for place in at) / len(at) for k, at in enumerate(places)]
         return sum(shares) / len(shares)
+
+
+def read_at(text: str, cells: int, walk: bool) -> list[list[int]]:
+    """For each needed cell, after how many characters of a reply it is read (see `Glyphs.evidence`)."""
+    found = list(re.finditer(r"\b[a-h][1-8]( \d)(?: = \d+( \w+))?", text)) if walk else []
+    reached = [[match.start(i) for i in (1, 2) if match[i] is not None] for match in found[:cells]]
+    return reached + [[len(text)] if walk else [0]] * (cells - len(reached))
 
 
 def _run(runs: Runs, place: int) -> Sequence[float]:
