@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.report.analysis.fidelity import FIDELITY
 from harness.report.analysis.figures import save
 from harness.report.analysis.kind import Ask, Finding, Kind
+from harness.report.analysis.maps_shown import MAPS
 from harness.report.analysis.rvis import RVIS
 from harness.runs.errors import InputError
 from harness.runs.log import write_atomically
 
-KINDS = {kind.name: kind for kind in (RVIS,)}
+KINDS = {kind.name: kind for kind in (RVIS, MAPS, FIDELITY)}
 OWN_RUNS = Path("results/runs/analysis")
 """Where `run_own` leaves its runs."""
 
