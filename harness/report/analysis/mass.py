@@ -86,10 +86,11 @@ def _correlation(model: str, every: pd.DataFrame) -> Finding:
     said = [f"layer {layer} over {len(own)} steps: " + ", ".join(by_delta)]
     calm = own[own.reads == 0]
     if 2 < len(calm) < len(own):
-        other = correlations(calm)
-        said.append(f"there over steps that read nothing: {other.min(axis=None):.2f} to {other.max(axis=None):.2f}")
-    others = zip(r.index.astype(int).tolist(), r.min(axis=1), r.max(axis=1), strict=True)
-    said += [f"layer {i}: {low:.2f} to {high:.2f}" for i, low, high in others if i != layer]
+        other = correlations(calm).loc[layer]
+        said.append(f"there over steps that read nothing: {other.min():.2f} to {other.max():.2f}")
+    if len(r) > 1:
+        best = max((i for i in range(len(r)) if i != layer), key=lambda i: r.loc[i].min())
+        said.append(f"best other layer, {best}: {r.loc[best].min():.2f} to {r.loc[best].max():.2f}")
     return Finding(
         "VisionPulse fig. 1, 3, 7",
         f"mass goes with the number of active tokens: r is at least {PUBLISHED[0]} at all thresholds",
@@ -143,9 +144,8 @@ MASS = Kind(
     f"Attention to the picture in {STEPS} random steps of every reply of the full model: its mass, how many tokens are "
     "active, and the budgets that VisionPulse's two presets would give (figures 1, 3 and 7).",
     measure, draw, findings,
-    "Where the anchor layer of these models reads, it puts nearly all attention of a head on one cell, so that mass says "
-    "whether something is read rather than how many tokens are active; layers before and behind it, which look around, "
-    "are beside it in the numbers. The budgets follow the mass and switch between cap and floor. The thresholds were "
-    "made for thousands of tokens: with few, an even share of the attention lies far above them, and active means "
-    "little more than not ignored.",
+    "Where the anchor layer of these models reads, it puts nearly all attention of a head on one cell, so that mass "
+    "says whether something is read rather than how many tokens are active; layers that look around do better. The "
+    "budgets follow the mass and switch between cap and floor. The thresholds were made for thousands of tokens: with "
+    "few, an even share of the attention lies far above them, and active means little more than not ignored.",
 )  # fmt: skip

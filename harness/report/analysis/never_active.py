@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
@@ -47,21 +48,14 @@ def draw(frame: pd.DataFrame) -> Figure:
     wide = 0.75 / len(colour)
     for i, (name, own) in enumerate(watched.groupby("model")):
         look: dict[str, Any] = {"color": colour[str(name)], "label": name}
-        every = frame[frame.model == name]
-        lengths = (
-            pd.qcut(own.trace_length, 12, duplicates="drop") if own.trace_length.nunique() > 12 else own.trace_length
-        )
-        for axes, groups in ((by_length, own.groupby(lengths, observed=True)), (by_layer, every.groupby("layer"))):
-            means, x = 100 * groups[SHARES].mean(), groups.trace_length.mean() if axes is by_length else None
-            at = means.index if x is None else x
-            axes.plot(at, means[MIDDLE], "o-", ms=3, **look)
-            axes.fill_between(at, means[LOW], means[HIGH], color=look["color"], alpha=0.15)
+        grouped = own.groupby(_grouped(own.trace_length), observed=True)
+        _lines(by_length, grouped.trace_length.mean(), grouped[SHARES].mean(), look)
+        means = frame[frame.model == name].groupby("layer")[SHARES].mean()
+        _lines(by_layer, means.index, means, look)
         means = 100 * own.groupby("task")[SHARES].mean().reindex(tasks)
         reach = np.array([means[MIDDLE] - means[LOW], means[HIGH] - means[MIDDLE]])
         by_task.bar(np.arange(len(tasks)) + wide * i, means[MIDDLE], wide, yerr=reach, ecolor="grey", capsize=2, **look)
-    by_task.set_xticks(
-        np.arange(len(tasks)) + (0.75 - wide) / 2, [task.replace(" ", "\n", 1) for task in tasks], fontsize=7
-    )
+    by_task.set_xticks(np.arange(len(tasks)) + (0.75 - wide) / 2, [t.replace(" ", "\n", 1) for t in tasks], fontsize=7)
     by_layer.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_length.set(title="by length of the reply, anchor layer", xlabel="tokens of the reply (mean of the group)")
     by_task.set(title="by task, anchor layer")
@@ -70,6 +64,16 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.set(ylabel="never active, % of visual tokens", ylim=(-3, 103))
     by_length.legend()
     return figure
+
+
+def _grouped(lengths: pd.Series[int]) -> pd.Series[Any]:
+    """A group per length, or twelve of about the same size where there are more."""
+    return pd.qcut(lengths, 12, duplicates="drop") if lengths.nunique() > 12 else lengths
+
+
+def _lines(axes: Axes, x: pd.Series[Any] | pd.Index[Any], means: pd.DataFrame, look: dict[str, Any]) -> None:
+    axes.plot(x, 100 * means[MIDDLE], "o-", ms=3, **look)
+    axes.fill_between(x, 100 * means[LOW], 100 * means[HIGH], color=look["color"], alpha=0.15)
 
 
 def findings(frame: pd.DataFrame) -> list[Finding]:

@@ -63,7 +63,7 @@ def chosen(rows: pd.DataFrame, **cell: Any) -> pd.DataFrame:
 
 
 def looked(ask: Ask, **cell: Any) -> Iterator[Looked]:
-    """Replies of the cells that `chosen` takes and that ran with `record=attention`.
+    """Replies to pictures in the cells that `chosen` takes and that ran with `record=attention`.
 
     Raises:
         InputError: there are none.
@@ -72,7 +72,7 @@ def looked(ask: Ask, **cell: Any) -> Iterator[Looked]:
     for name, own in chosen(samples(ask, text=True), **cell).groupby("cell", observed=True):
         by_key = {(row["id"], row["repeat"]): row for row in _records(own)}
         for key, line in iter_log(ask.results / "runs" / str(name), "attention"):
-            if key in by_key and line["attention"]:
+            if key in by_key and line["attention"] and line["attention"]["visual_tokens"]:
                 found = True
                 yield Looked(by_key[key], np.array(line["attention"]["steps"]), line["attention"])
     if not found:
