@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from scripts.tiny.start import mimetic
 from scripts.tiny.world import CELLS, Batches, make_tokenizer
 
 SIDE, PATCH = 128, 8
@@ -147,26 +148,3 @@ FAMILIES = {
         {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}, "vision_tower.encoder.layers.1",
     ),
 }  # fmt: skip
-
-
-@torch.no_grad()
-def mimetic(net: Any) -> None:
-    """Start attention as "look at what resembles you, and copy it" (Trockman and Kolter, arXiv 2305.09828).
-
-    Queries start equal to the keys of their group, the output projection as the transpose of the values': a word then
-    looks at the places that name it from the first step on. Places are as loud as contents.
-    """
-    for name, parameter in net.named_parameters():
-        if "pos_embed" in name or "position_embedding" in name or "class_embedding" in name or "cls_token" in name:
-            nn.init.normal_(parameter, std=0.5)
-    for layer in net.model.language_model.layers:
-        attention = layer.self_attn
-        d, group = attention.head_dim, attention.num_key_value_groups
-        nn.init.normal_(attention.k_proj.weight, std=attention.k_proj.in_features**-0.5)
-        keys = attention.k_proj.weight.view(-1, d, attention.k_proj.in_features)
-        noise = 0.3 * attention.q_proj.weight
-        attention.q_proj.weight.copy_(keys.repeat_interleave(group, 0).flatten(0, 1) + noise)
-        values = attention.v_proj.weight.view(-1, d, attention.v_proj.in_features)
-        attention.o_proj.weight.copy_(
-            2 * values.repeat_interleave(group, 0).flatten(0, 1).T + 0.3 * attention.o_proj.weight
-        )

@@ -26,7 +26,7 @@ TASKS: dict[str, tuple[int, Mix]] = {  # samples of a batch, and how one is draw
     "read": (2, glyphs.read_row),
     "find": (4, lambda rng, side: glyphs.find_colours(rng)),
     "walk": (6, lambda rng, side: glyphs.walk(rng, rng.randint(2, min(LONGEST, 2 * side - 1)), side, _free(rng))),
-    "position": (4, lambda rng, side: glyphs.lookup_by_position(rng, rng.choice((1, 1, 2, 3, 5)), side, _free(rng))),
+    "position": (4, lambda rng, side: glyphs.lookup_by_position(rng, rng.choice((1, 2, 3, 5, 8)), side, _free(rng))),
     "colour": (5, lambda rng, side: glyphs.lookup_by_colour(rng, rng.choice((1, 1, 2, 3, 4)), _free(rng))),
 }
 
