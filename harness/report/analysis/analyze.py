@@ -10,18 +10,24 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.report.analysis.evidence import EVIDENCE
+from harness.report.analysis.family_gap import FAMILY_GAP
 from harness.report.analysis.fidelity import FIDELITY
 from harness.report.analysis.figures import save
 from harness.report.analysis.heatmaps import HEATMAPS
 from harness.report.analysis.kind import Ask, Finding, Kind
+from harness.report.analysis.losses import LOSSES
 from harness.report.analysis.maps_shown import MAPS
 from harness.report.analysis.mass import MASS
 from harness.report.analysis.never_active import NEVER_ACTIVE
 from harness.report.analysis.rvis import RVIS
+from harness.report.analysis.selection import SELECTION
+from harness.report.analysis.tau_sweep import TAU_SWEEP
 from harness.runs.errors import InputError
 from harness.runs.log import write_atomically
 
-KINDS = {kind.name: kind for kind in (RVIS, HEATMAPS, MASS, NEVER_ACTIVE, MAPS, FIDELITY)}
+_ALL = (RVIS, HEATMAPS, FAMILY_GAP, EVIDENCE, SELECTION, TAU_SWEEP, LOSSES, MASS, NEVER_ACTIVE, MAPS, FIDELITY)
+KINDS = {kind.name: kind for kind in _ALL}
 OWN_RUNS = Path("results/runs/analysis")
 """Where `run_own` leaves its runs."""
 

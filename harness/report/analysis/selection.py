@@ -173,7 +173,7 @@ def findings(frame: pd.DataFrame) -> list[Finding]:
 SELECTION = Kind(
     "selection",
     "What the last layer can read (blue) along one walk per model when its cells are needed (outlined; dotted: "
-    "missed), with a static choice of two thirds and with DSTP on a third (DSTP figure 9). At the left means over all walks: "
-    "right replies, evidence recall and the share of visual tokens read while decoding.",
+    "missed), with a static choice of two thirds and with DSTP on a third (DSTP figure 9). At the left means over all "
+    "walks: right replies, evidence recall and the share of visual tokens read while decoding.",
     measure, draw, findings,
 )  # fmt: skip

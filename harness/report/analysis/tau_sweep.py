@@ -48,11 +48,10 @@ def draw(frame: pd.DataFrame) -> Figure:
     figure, axes = panels(2, len(models), 3.1, 2.4)
     for i, model in enumerate(models):
         above, below = axes[i], axes[len(models) + i]
-        for (length, own), colour in zip(frame[frame.model == model].groupby("L"), COLOURS, strict=False):
-            own, label = own.sort_values("tau"), f"L = {length}"
+        for k, (length, own) in enumerate(frame[frame.model == model].groupby("L")):
+            own, label, colour = own.sort_values("tau"), f"L = {length}", COLOURS[k % len(COLOURS)]
             error = 100 * (own.accuracy - own.low), 100 * (own.high - own.accuracy)
-            above.errorbar(
-                own.tau, 100 * own.accuracy, error, fmt="o-", ms=4, elinewidth=0.7, color=colour, label=label
+above.errorbar(own.tau + 0.012 * k, 100 * own.accuracy, error, fmt="o-", ms=4, elinewidth=0.7, color=colour, label=label
             )
             below.plot(own.ret_decode, 100 * own.accuracy, "o-", ms=4, color=colour, label=label)
         above.axvline(PAPER[0], color="#999999", lw=0.8, ls="--")
@@ -60,7 +59,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         below.set(xlabel="visual tokens read per step, share")
     for panel in (axes[0], axes[len(models)]):
         panel.set_ylabel("accuracy, %")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
