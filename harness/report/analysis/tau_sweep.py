@@ -51,7 +51,15 @@ def draw(frame: pd.DataFrame) -> Figure:
         for k, (length, own) in enumerate(frame[frame.model == model].groupby("L")):
             own, label, colour = own.sort_values("tau"), f"L = {length}", COLOURS[k % len(COLOURS)]
             error = 100 * (own.accuracy - own.low), 100 * (own.high - own.accuracy)
-above.errorbar(own.tau + 0.012 * k, 100 * own.accuracy, error, fmt="o-", ms=4, elinewidth=0.7, color=colour, label=label
+            above.errorbar(
+                own.tau + 0.012 * k,
+                100 * own.accuracy,
+                error,
+                fmt="o-",
+                ms=4,
+                elinewidth=0.7,
+                color=colour,
+                label=label,
             )
             below.plot(own.ret_decode, 100 * own.accuracy, "o-", ms=4, color=colour, label=label)
         above.axvline(PAPER[0], color="#999999", lw=0.8, ls="--")
