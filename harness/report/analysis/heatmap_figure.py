@@ -27,7 +27,8 @@ def draw(frame: pd.DataFrame) -> Figure:
             axis.remove()
         _curve(figure.add_subplot(grid[2 * i + 1, :]), own[own.part == "curve"], own[own.part == "map"])
     half = max(1, columns // 2)
-    _hits(figure.add_subplot(grid[-1, :half]), frame[frame.part == "reading"])
+    if (frame.part == "reading").any():
+        _hits(figure.add_subplot(grid[-1, :half]), frame[frame.part == "reading"])
     _overlap(figure.add_subplot(grid[-1, half:] if half < columns else grid[-1, :]), frame[frame.part == "reply"])
     return figure
 
@@ -48,8 +49,8 @@ def _maps(name: str, axes: list[Axes], own: pd.DataFrame) -> None:
             xlim=(-0.02, 1.02 + 1.1 * part.picture.max()), ylim=(1.02, -0.02), aspect="equal", xticks=[], yticks=[]
         )
         axis.spines[:].set_visible(False)
-        word = part.word.iloc[0]
-        axis.set_title("prefill" if step == 0 else f'step {step:.0f}, "{word}"', fontsize=8)
+        word = f', "{part.word.iloc[0]}"' if part.word.notna().all() else ""
+        axis.set_title("prefill" if step == 0 else f"step {step:.0f}{word}", fontsize=8)
     for axis in axes[own.step.nunique() :]:
         axis.set_axis_off()
     axes[0].set_ylabel(f"{name}\n{own.task.iloc[0].split()[0]} {own.id.iloc[0]}", fontsize=8)
@@ -71,19 +72,21 @@ def _hits(axis: Axes, read: pd.DataFrame) -> None:
     for i, (name, own) in enumerate(read[(read.step > 0) & (read.nth == 1)].groupby("model")):
         hits = own.astype({"hit": float, "hit_prefill": float})
         by_number = 100 * hits.groupby("number")[["hit", "hit_prefill"]].mean()
-        axis.plot(by_number.index + 1, by_number.hit, lw=max(1, 5 - 2 * i), color=colour[str(name)], label=name)
+        axis.plot(by_number.index + 1, by_number.hit, lw=max(1, 5 - 2 * i), color=colour[str(name)])
         axis.plot(by_number.index + 1, by_number.hit_prefill, "o--", ms=3, mfc="white", color=colour[str(name)])
     axis.set(title="needed cell among the top tokens (dashed: of the prefill)", xlabel="cell of the walk")
     axis.set(ylabel="steps, %", ylim=(-3, 103))
-    axis.legend()
 
 
 def _overlap(axis: Axes, replies: pd.DataFrame) -> None:
     colour = colours(sorted(replies.model.unique()))
     for name, own in replies[replies.overlap.notna()].groupby("model"):
-        axis.hist(100 * own.overlap, bins=range(0, 105, 5), histtype="step", lw=1.5, color=colour[str(name)])
+        axis.hist(
+            100 * own.overlap, bins=range(0, 105, 5), histtype="step", lw=1.5, color=colour[str(name)], label=str(name)
+        )
     axis.axvline(100 * (replies.k / replies.visual_tokens).mean(), color="grey", lw=0.8, ls="--")
     axis.set(
         title="overlap with the prefill's top tokens (dashed: chance)", xlabel="top tokens in common, % (mean of steps)"
     )
-    axis.set(ylabel="replies")
+    axis.set(ylabel="replies", xlim=(-2, 102))
+    axis.legend()

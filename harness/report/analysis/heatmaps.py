@@ -26,14 +26,19 @@ def readings(reply: Looked) -> dict[int, tuple[int, int]] | None:
     k-th place name, as in "c3 4 = 9 up". None where that is not known: nothing is said to be needed, or tokens are no
     words.
     """
-    text, needed = str(reply.sample["text"]), reply.record["needed"]
-    words = text.split()
-    if not needed or len(reply.steps) - len(words) not in (0, 1):  # the last step may write the end of the reply
+    text, needed, words = str(reply.sample["text"]), reply.record["needed"], _words(reply)
+    if not needed or not words:
         return None
     places = read_at(text, len(needed), walk=str(reply.sample["task"]).startswith("glyph_walk"))
     found = [(place, k, nth) for k, own in enumerate(places) for nth, place in enumerate(own, 1) if place < len(text)]
     steps = {len(text[:place].split()): (k, nth) for place, k, nth in found}
     return {step: (k, nth) for step, (k, nth) in steps.items() if nth == 1 or words[step] in ARROWS}
+
+
+def _words(reply: Looked) -> list[str]:
+    """What each step wrote, where tokens are words; else none."""
+    words = str(reply.sample["text"]).split()
+    return words if len(reply.steps) - len(words) in (0, 1) else []  # the last step may write the end of the reply
 
 
 def measure(ask: Ask) -> pd.DataFrame:
@@ -88,7 +93,7 @@ def _looks(reply: Looked) -> list[dict[str, Any]]:
 
 def _map(reply: Looked) -> list[dict[str, Any]]:
     """The prefill, and steps spread evenly over those that write the first thing read off a region, or over all."""
-    read, needed, words = readings(reply) or {}, reply.record["needed"], str(reply.sample["text"]).split()
+    read, needed, words = readings(reply) or {}, reply.record["needed"], _words(reply)
     steps = [step for step, (_, nth) in read.items() if step and nth == 1] or list(range(1, len(reply.steps)))
     few = min(MAPS - 1, len(steps))
     rows = []

@@ -88,13 +88,14 @@ def findings(frame: pd.DataFrame) -> list[Finding]:
             + f" ({len(own)} replies, layer {own.layer.iloc[0]})",
         ))  # fmt: skip
         rho = spearmanr(own.trace_length, own[MIDDLE])
-        by_length = own.groupby(pd.qcut(own.trace_length.rank(method="first"), 4), observed=True)
-        first, *_, last = zip(by_length.trace_length.mean(), 100 * by_length[MIDDLE].mean(), strict=True)
+        ordered, quarter = own.sort_values("trace_length"), -(-len(own) // 4)
+        ends = [part[["trace_length", MIDDLE]].mean() for part in (ordered.head(quarter), ordered.tail(quarter))]
         found.append(Finding(
             "VisionPulse fig. 8", "longer replies leave fewer visual tokens inactive", str(name),
             bool(rho.statistic < 0 and rho.pvalue < 0.05),
-            f"Spearman's rho {rho.statistic:.2f}; never above {DELTAS[1]}: {first[1]:.0f} % in the shortest quarter "
-            f"({first[0]:.0f} tokens), {last[1]:.0f} % in the longest ({last[0]:.0f})",
+            f"Spearman's rho {rho.statistic:.2f}; never above {DELTAS[1]}: "
+            + ", ".join(f"{100 * e[MIDDLE]:.0f} % in the {which} quarter ({e.trace_length:.0f} tokens)"
+                        for which, e in zip(("shortest", "longest"), ends, strict=True)),
         ))  # fmt: skip
     return found
 
