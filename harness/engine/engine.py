@@ -195,7 +195,7 @@ class _Run:
         first, evidence = self.prefill.begin(prefilled), Evidence.of(prefilled)
         held = sum(len(part.index) for part in prefilled.segment.held or [])
         back = held + 1 if held else 0  # and the one that may stand for all kept ones
-        self.cache.admit(slot, prefilled.cache, decoding.max_new_tokens + back)
+        self.cache.admit(slot, prefilled.cache, max(decoding.max_new_tokens, len(request.forced)) + back)
         self.decode.admit(slot, prefilled, first)
         if self.decode.watch is not None and not prefilled.logits.is_meta:
             self.decode.watch.admit(slot, prefilled)
