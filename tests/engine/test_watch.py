@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -131,7 +132,7 @@ def test_places() -> None:
 def shown(record: dict[str, Any]) -> list[set[int]]:
     """The visual tokens that the last layer can read, for every step."""
     runs = [*record["shown"], (len(record["steps"]), [])]
-    return [set(now) for (start, now), (end, _) in zip(runs, runs[1:], strict=False) for _ in range(start, end)]
+    return [set(now) for (start, now), (end, _) in pairwise(runs) for _ in range(start, end)]
 
 
 def visible(trace: Trace) -> list[float]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.report.analysis.evidence import EVIDENCE
 from harness.report.analysis.family_gap import FAMILY_GAP
-from harness.report.analysis.fidelity import FIDELITY
+from harness.report.analysis.fidelity_shown import FIDELITY
 from harness.report.analysis.figures import save
 from harness.report.analysis.heatmaps import HEATMAPS
 from harness.report.analysis.kind import Ask, Finding, Kind

@@ -135,6 +135,8 @@ def _of_model(ask: Ask, name: str) -> Iterator[dict[str, Any]]:
         for i, ((item, _), (sample, maps, other)) in enumerate(zip(pairs, _found(engine, wanted, pairs), strict=True)):
             box = item.needed[0]  # of walks the start: the one that the question names
             needed = sample.layout.inside(box.picture, box.top, box.left, box.bottom, box.right).numpy()
+            if not len(needed):  # cut off on the way to the tower
+                continue
             if i < DRAWN:
                 yield from _drawn(about | {"id": item.id}, item, sample.layout, maps, needed)
             for kind, values in maps.items():
@@ -176,9 +178,9 @@ def scores(values: NDArray[np.float64], needed: NDArray[np.int64]) -> dict[str, 
     rank[known] = rankdata(-values[known])
     mine, n = rank[np.intersect1d(needed, known)], len(known)
     rest = n - len(mine)
-    below = rest - (mine - (rankdata(mine) if len(mine) else 0))  # others that are ranked behind each needed token
+    below = rest - (mine - rankdata(mine))  # others that are ranked behind each needed token
     return {
-        "rank": mine.min(initial=np.inf), "hit": float(mine.min(initial=np.inf) == 1),
+        "rank": mine.min(), "hit": float(mine.min() == 1),
         "ninth": np.mean(mine <= round(n / 9)), "third": np.mean(mine <= round(n / 3)),
         "auc": below.mean() / rest if rest else np.nan, "chance": len(mine) / n, "tokens": n,
     }  # fmt: skip
