@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 from torch.nn.functional import kl_div
@@ -42,16 +41,18 @@ def measure(ask: Ask) -> pd.DataFrame:
     over samples. `accuracy` is that of the free-running replies, where such a run is stored.
     """
     tokens = pd.DataFrame([row for name in model_names(ask) for row in _of_model(ask, name)])
+    tokens["accuracy"] = tokens.cell.map(_accuracies(ask)).astype(float)
     parts = []
     for part, by in (("cell", []), ("step", ["step"]), ("word", ["word", "leg"])):
         own = tokens[tokens.word != ""] if part == "word" else tokens
-        mean = own.groupby([*KEYS, *by], dropna=False).agg(kl=("kl", "mean"), agreement=("agree", "mean"),
-                                                           n=("kl", "size"))  # fmt: skip
+        mean = own.groupby([*KEYS, *by], dropna=False).agg(
+            kl=("kl", "mean"), agreement=("agree", "mean"), n=("kl", "size"), accuracy=("accuracy", "first")
+        )
         if part == "cell":
             of_sample = own.groupby([*KEYS, "id"], dropna=False).kl.mean()
             mean["kl_error"] = of_sample.groupby(KEYS, dropna=False).sem()
         parts.append(mean.reset_index().assign(part=part))
-    return pd.concat(parts, ignore_index=True).merge(_accuracies(ask), how="left", on=KEYS)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _of_model(ask: Ask, name: str) -> Iterator[dict[str, Any]]:
@@ -82,7 +83,7 @@ def _compared(engine: Engine, full: Cell, pruned: list[Cell], requests: list[Req
     for cell in pruned:
         rows: dict[str, list[dict[str, Any]]] = {request.id: [] for request in forced}
         added = f"+{cell.config.addon.name}" if cell.config.addon.target else ""
-        label = {"method": cell.config.pruner.name + added, "keep": budget(cell.pruner)[0]}
+        label = {"method": cell.config.pruner.name + added, "keep": budget(cell.pruner)[0], "cell": cell.name}
 
         def compare(request: Request, logits: Tensor, rows: dict[str, list[dict[str, Any]]] = rows) -> None:
             step = len(rows[request.id])
@@ -115,12 +116,10 @@ def words(text: str, ends: list[int]) -> list[tuple[str, int]]:
     return out
 
 
-def _accuracies(ask: Ask) -> pd.DataFrame:
-    """Of stored free-running cells; empty where nothing is stored."""
+def _accuracies(ask: Ask) -> dict[str, float]:
+    """Of stored free-running cells, by name; empty where nothing is stored."""
     try:
         rows = samples(ask)
     except InputError:
-        types = dict.fromkeys(KEYS, object) | {"keep": float, "accuracy": float}
-        return pd.DataFrame({key: pd.Series(dtype=kind) for key, kind in types.items()})
-    rows["method"] = np.where(rows.addon == "none", rows.method, rows.method.astype(str) + "+" + rows.addon.astype(str))
-    return rows.groupby(KEYS, dropna=False).credit.mean().rename("accuracy").reset_index()
+        return {}
+    return {str(cell): float(mean) for cell, mean in rows.groupby("cell", observed=True).credit.mean().items()}

@@ -41,8 +41,9 @@ def test_words_of_a_walk() -> None:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("runs")
-    stored = ["model=tiny_internvl", "pruner=random", "keep=1/3", "benchmark=glyph_walk", "limit=3"]
-    assert main(["run", *stored, f"paths.results={folder}"]) == 0
+    stored = ["model=tiny_internvl", "pruner=random", "keep=1.0", "benchmark=glyph_walk", "limit=3"]
+    for setting in ([], ["protocol.max_new_tokens=1"]):  # the second is another cell, all of whose replies are wrong
+        assert main(["run", *stored, *setting, f"paths.results={folder}"]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fidelity, "GRIDS", SMALL)
         return measure(ask(folder))
@@ -71,14 +72,17 @@ def test_divergence_equals_numpy(measured: pd.DataFrame) -> None:
     row = found[found.part == "cell"].iloc[0]
     assert row.kl == pytest.approx(np.mean(kl), rel=1e-3) and row.agreement == pytest.approx(np.mean(agree))
     assert row.n == len(kl) and row.kl_error == pytest.approx(np.std(by_sample, ddof=1) / 3**0.5, rel=1e-3)
-    assert row.accuracy == pytest.approx(row.accuracy) and 0 <= row.accuracy <= 1
     pips = found[(found.part == "word") & (found.word == "pips") & (found.leg == 0)].iloc[0]
     step = found[(found.part == "step") & (found.step == 1)].iloc[0]
     assert pips.kl == step.kl == pytest.approx(np.mean(first), rel=1e-3) and pips.n == step.n == 3
     assert row.kl > 0.1
 
     whole = measured[measured.keep == 1.0]
-    assert (whole.kl.abs() < 1e-4).all() and (whole.agreement == 1).all() and whole.accuracy.isna().all()
+    assert (whole.kl.abs() < 1e-4).all() and (whole.agreement == 1).all()
+    answers = {t.id: t.text.split()[-1] for t in engine.run(requests, NoPruning(), cell.decoding)}
+    right = np.mean([answers[item.id] == item.answer for item, _ in asked(cell, 3)])
+    assert right > 0.5 and set(whole[whole.task == "glyph_walk"].accuracy) == {right}
+    assert measured[(measured.keep != 1.0) | (measured.task != "glyph_walk")].accuracy.isna().all()
 
 
 def test_chunks_change_nothing(measured: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
