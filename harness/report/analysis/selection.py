@@ -176,4 +176,7 @@ SELECTION = Kind(
     "missed), with a static choice of two thirds and with DSTP on a third (DSTP figure 9). At the left means over all "
     "walks: right replies, evidence recall and the share of visual tokens read while decoding.",
     measure, draw, findings,
+    notes="Why DSTP wins back little on the tiny models: a step that triggers is not run again, so what it needed is "
+    "missed. With everything shown from the second step on, walks whose start is seen in the first are right as with "
+    "the full model (kind losses). VisionPulse chooses at every step from a full cache, behind layers that read all.",
 )  # fmt: skip
