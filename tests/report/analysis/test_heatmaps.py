@@ -39,10 +39,10 @@ def parts(monkeypatch: pytest.MonkeyPatch, *replies: Any) -> dict[str, pd.DataFr
 
 
 def test_overlap_and_hits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """k is 2 of 18 tokens; step 1 shares one with the prefill, step 2 none, step 3 both."""
+    """k is 2 of 26 tokens; step 1 shares one with the prefill, step 2 none, step 3 both."""
     top = [[[3, 4, 5], [0.5, 0.4, 0.1]], [[4, 9, 3], [0.9, 0.05, 0]], [[5, 6, 3], [1, 0, 0]], [[4, 3, 0], [1, 0, 0]]]
-    own = reply(" c3 4 =", top=top, needed=[[9, 10]], tokens=18)
-    found = parts(monkeypatch, own, reply(" c3 4 =", id="2", top=top, needed=[[5]], tokens=18, credit=0.0))
+    own = reply(" c3 4 =", top=top, needed=[[9, 10]], tokens=26)
+    found = parts(monkeypatch, own, reply(" c3 4 =", id="2", top=top, needed=[[5]], tokens=26, credit=0.0))
     first, second = found["reply"].to_dict("records")
     assert (first["k"], first["overlap"], first["correct"], second["correct"]) == (2, pytest.approx(0.5), 1, 0)
     (read,) = found["reading"].to_dict("records")  # of the right reply alone

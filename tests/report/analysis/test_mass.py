@@ -114,6 +114,8 @@ def test_findings_can_fail() -> None:
     assert [found.holds for found in weak] == [False, True, True, True, True]
     same = findings(made(reads=np.arange(200) % 2))
     assert [found.holds for found in same] == [True, False, True, True, True]
+    lower = findings(made(reads=np.arange(200) < 60))  # the mass of those that read is lower
+    assert [found.holds for found in lower] == [True, False, True, True, True]
     stuck = findings(made(at_5=np.where(np.arange(200) < 185, "floor", "cap")))
     assert [found.holds for found in stuck] == [True, True, True, False, True]
     dense = findings(made(**{"active_0.0005": held["active_0.0005"] + 50}))
