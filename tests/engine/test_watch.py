@@ -204,6 +204,7 @@ def test_slots_do_not_mix(model: Model, name: str) -> None:
         assert {k: one[k] for k in ("shown", "boxes", "needed", "visual_tokens")} == {
             k: other[k] for k in ("shown", "boxes", "needed", "visual_tokens")
         }
+        assert torch.allclose(torch.tensor(one["ever"]), torch.tensor(other["ever"]), atol=1)  # on the very threshold
         continuous = [torch.tensor(record["steps"])[..., :4] for record in (one, other)]
         torch.testing.assert_close(*continuous, atol=2e-4, rtol=0)
         weights = [torch.tensor([weight[: single.visual_tokens] for _, weight in r["top"]]) for r in (one, other)]
