@@ -82,7 +82,8 @@ def test_tiles(task: str) -> None:
 @pytest.mark.parametrize("seed", [0, 12345])
 def test_wilson_bounds(family: str, task: str, by: str, seed: int) -> None:
     """On 2,000 items the lower 95 % bound is above 96 % (look-ups) or 90 % (walks); the longest walks reach 80 %."""
-    found = answers(shipped(family), Glyphs(task=task, by=by, seed=seed), NoPruning(), 2000)
+    benchmark = Glyphs(task=task, by=by, seed=seed, size=2000)
+    found = answers(shipped(family), benchmark, NoPruning(), 2000)
     print(f"\n{family} {by} {task}:", {kind: sum(x) / len(x) for kind, x in sorted(found.items())})
     right = sum(map(sum, found.values()))
     assert proportion_confint(right, 2000, method="wilson")[0] > (0.96 if task == "lookup" else 0.9)
