@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -146,9 +146,8 @@ def findings(frame: pd.DataFrame) -> list[Finding]:
     found = []
     for (name, task), own in frame[frame.part == "score"].groupby(["model", "task"]):
         at, model = own.set_index("case").accuracy, str(name)
-        numbers = "; ".join(
-            "{case} {accuracy:.1%} [{low:.1%}, {high:.1%}]".format_map(r) for r in own.to_dict("records")
-        )
+        rows = own.set_index("case", drop=False).to_dict("index")
+        numbers = "; ".join(map(_said, rows.values()))
         if PULSE in at and FULL in at:
             found.append(Finding(
                 "VisionPulse", f"at <= 10 % of the keys a step it keeps more than 97 % ({task})", model,
@@ -165,9 +164,13 @@ def findings(frame: pd.DataFrame) -> list[Finding]:
         if STATIC in at:
             found.append(Finding(
                 "DSTP fig. 9", f"DSTP at 1/3 is better than twice the tokens chosen once ({task})", model,
-                bool(at[DSTP] > at[STATIC]), f"{at[DSTP]:.1%} against {at[STATIC]:.1%}",
+                bool(rows[DSTP]["low"] > rows[STATIC]["high"]), f"{_said(rows[DSTP])}; {_said(rows[STATIC])}",
             ))  # fmt: skip
     return found
+
+
+def _said(row: Mapping[Hashable, Any]) -> str:
+    return "{case} {accuracy:.1%} [{low:.1%}, {high:.1%}]".format_map(row)
 
 
 SELECTION = Kind(

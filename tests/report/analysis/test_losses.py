@@ -55,9 +55,12 @@ def frame(**accuracy: float) -> pd.DataFrame:
     cases = {FULL: 1.0, DECODE: 0.1, PREFILL: 0.05, START: 0.9, DSTP: 0.3, RANDOM: 0.2, PRUNED: 0.0}
     cases |= {{"decode": DECODE, "random": RANDOM}[key]: value for key, value in accuracy.items()}
     rows = [{"case": case, "accuracy": value} for case, value in cases.items()]
-    return pd.DataFrame(rows).assign(model="m", task="t", low=0.0, high=1.0, n=10, rate=0.5, triggers=2.0)
+    made = pd.DataFrame(rows).assign(model="m", task="t", n=10, rate=0.5, triggers=2.0)
+    return made.assign(low=made.accuracy - 0.04, high=made.accuracy + 0.04)
 
 
 def test_findings() -> None:
     assert [finding.holds for finding in findings(frame())] == [True, True]
     assert [finding.holds for finding in findings(frame(decode=0.95, random=0.3))] == [False, False]
+    close = frame(decode=0.85, random=0.25)  # better, but the intervals meet
+    assert [finding.holds for finding in findings(close)] == [False, False]
