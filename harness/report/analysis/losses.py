@@ -161,5 +161,6 @@ LOSSES = Kind(
     "DSTP's trigger against a random one at equal rate (DSTP table 3), with 95 % intervals.",
     measure, draw, findings,
     notes="A case is better than another where their intervals do not meet. On the tiny models the trigger says "
-    "nothing: attention has moved below the threshold at most watched steps, so that a random trigger of equal rate fires at nearly the same steps.",
+    "nothing: attention has moved below the threshold at most watched steps, so that a random trigger of equal rate "
+    "fires at nearly the same steps.",
 )  # fmt: skip
