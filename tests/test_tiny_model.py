@@ -59,12 +59,13 @@ def test_all_tokens(family: str, task: str, by: str) -> None:
     assert accuracy(shipped(family), Glyphs(task=task, by=by, seed=12345), NoPruning(), 60) >= least
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "internvl"])  # LLaVA is weak at the last two
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("task", ["lookup", "walk"])
 @pytest.mark.parametrize("option", [{"free": True}, {"distractors": True}, {"pictures": 2}], ids=str)
 def test_options(family: str, task: str, option: dict[str, Any]) -> None:
-    """In other words, behind distractions, about one of two pictures: at least 80 %."""
-    assert accuracy(shipped(family), Glyphs(task=task, seed=12345, **option), NoPruning(), 20) >= 0.8
+    """In other words, behind distractions, about one of two pictures: at least 80 % (LLaVA behind distractions 60 %)."""
+    least = 0.6 if family == "llava" and "distractors" in option else 0.8
+    assert accuracy(shipped(family), Glyphs(task=task, seed=12345, **option), NoPruning(), 20) >= least
 
 
 @pytest.mark.parametrize("task", ["lookup", "walk"])

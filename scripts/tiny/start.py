@@ -1,4 +1,4 @@
-"""How attention in the tiny language models starts."""
+"""How the tiny language models start."""
 
 from __future__ import annotations
 
@@ -46,3 +46,13 @@ def renew(net: Any) -> None:
     nn.init.normal_(values, std=0.1)
     shared = values.view(-1, attention.head_dim, values.shape[1]).repeat_interleave(attention.num_key_value_groups, 0)
     attention.o_proj.weight.chunk(2, dim=1)[1].copy_(2 * shared.flatten(0, 1).T)
+
+
+@torch.no_grad()
+def grow(net: Any, small: Any) -> None:
+    """Compute what a model with narrower MLPs does (Net2Net, arXiv 1511.05641): further units add nothing yet."""
+    old = small.state_dict()
+    for name, parameter in net.state_dict().items():
+        if name.endswith("down_proj.weight"):
+            parameter.zero_()
+        parameter[tuple(slice(n) for n in old[name].shape)] = old[name]
