@@ -63,7 +63,7 @@ def test_all_tokens(family: str, task: str, by: str) -> None:
 @pytest.mark.parametrize("task", ["lookup", "walk"])
 @pytest.mark.parametrize("option", [{"free": True}, {"distractors": True}, {"pictures": 2}], ids=str)
 def test_options(family: str, task: str, option: dict[str, Any]) -> None:
-    """In other words, behind distractions, about one of two pictures: at least 80 % (LLaVA behind distractions 60 %)."""
+    """In other words, behind distractions (LLaVA is weak there), about one of two pictures: at least 80 %."""
     least = 0.6 if family == "llava" and "distractors" in option else 0.8
     assert accuracy(shipped(family), Glyphs(task=task, seed=12345, **option), NoPruning(), 20) >= least
 
