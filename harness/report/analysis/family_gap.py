@@ -86,7 +86,7 @@ def findings(frame: pd.DataFrame) -> list[Finding]:
         best = aware[aware.glance].groupby("method").kept.mean()
         families = aware[aware.glance].sort_values(["method", "family"]).to_dict("records")
         found.append(Finding(
-            "issue", "at 1/3, glances keep more than 90 % with a method that reads the question", str(model),
+            "-", "at 1/3, glances keep more than 90 % with a method that reads the question", str(model),
             bool(best.max() > 0.9) if len(best) else None,
             "; ".join("{method} {family} {kept:.0%} [{low:.0%}, {high:.0%}]".format_map(row) for row in families),
         ))  # fmt: skip

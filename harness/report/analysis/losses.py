@@ -45,7 +45,7 @@ def measure(ask: Ask) -> pd.DataFrame:
     """A row per model, task and case, over the samples that all cases have (START: over some of them).
 
     `accuracy` with its 95 % Wilson interval; means of `ret_decode`, `evidence` and `triggers` (per reply); `rate` of
-    triggers per watched step. Of several random triggers that one whose triggers per reply are nearest to DSTP's own.
+    triggers per watched step. Of several random triggers that one whose rate is nearest to that of DSTP's own.
 
     Raises:
         InputError: no model has FastV at a third with these settings of DSTP.
@@ -55,7 +55,7 @@ def measure(ask: Ask) -> pd.DataFrame:
     started, found = _started(ask), list[dict[str, Any]]()
     for key, own in rows.groupby(["model", "task"]):
         model, task = map(str, key)
-        cells = {case: part for case in CASES if case != START and (part := _cell(own, case)) is not None}
+        cells = {case: part for case in CASES if case != START and (part := _cell(ask, own, case)) is not None}
         if set(cells) | {START, RANDOM} != set(CASES):
             continue
         shared = set.intersection(*(set(part.id) for part in cells.values()))
@@ -67,13 +67,14 @@ def measure(ask: Ask) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _cell(own: pd.DataFrame, case: str) -> pd.DataFrame | None:
+def _cell(ask: Ask, own: pd.DataFrame, case: str) -> pd.DataFrame | None:
     """The samples of a case; of several cells, which differ in the rate of a random trigger, the nearest to DSTP's."""
     method, addon = NAMES.get(case, ("fastv", "dstp"))
     of_method = own[(own.method == method) & (own.addon == addon)]
     cells = [part for _, part in of_method.groupby("cell", observed=True) if _fits(part.params.iloc[0], case)]
-    if len(cells) > 1 and (dstp := _cell(own, DSTP)) is not None:
-        cells.sort(key=lambda part: abs(part.triggers.mean() - dstp.triggers.mean()))
+    if len(cells) > 1 and (dstp := _cell(ask, own, DSTP)) is not None:
+        wanted = _rate(ask, dstp)
+        cells.sort(key=lambda part: abs(_rate(ask, part) - wanted))
     return cells[0] if cells else None
 
 
@@ -100,12 +101,15 @@ def _row(ask: Ask, own: pd.DataFrame, shared: set[str]) -> dict[str, Any]:
     accuracy = wilson(part.credit.mean(), len(part))
     row = {"n": len(part), "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
     row |= {name: part[name].mean() for name in ("ret_decode", "evidence", "triggers")}
-    if "L" in params:
-        log = iter_log(ask.results / "runs" / str(own.cell.iloc[0]), "samples")
-        lines = [line for (sample, _), line in log if sample in shared and not line.get("error")]
-        steps = sum(watched(line["triggers"], len(line["token_ids"]) - 1, params["L"]) for line in lines)
-        row["rate"] = sum(len(line["triggers"]) for line in lines) / steps if steps else np.nan
-    return row
+    return row | ({"rate": _rate(ask, part)} if "L" in params else {})
+
+
+def _rate(ask: Ask, own: pd.DataFrame) -> float:
+    """Triggers per watched step of the samples of one cell of DSTP."""
+    log, ids = iter_log(ask.results / "runs" / str(own.cell.iloc[0]), "samples"), set(own.id)
+    lines = [line for (sample, _), line in log if sample in ids and not line.get("error")]
+    steps = sum(watched(line["triggers"], len(line["token_ids"]) - 1, own.params.iloc[0]["L"]) for line in lines)
+    return sum(len(line["triggers"]) for line in lines) / steps if steps else np.nan
 
 
 def watched(triggers: list[int], steps: int, length: int) -> int:
