@@ -99,17 +99,17 @@ def _of_model_found(model: str, own: pd.DataFrame) -> Iterator[Finding]:
         mean = (read.kl * read.n).groupby(read.word).sum() / read.n.groupby(read.word).sum()
         eyes, hands = mean[["pips", "arrow"]].min(), mean.drop(["pips", "arrow"]).max()
         yield Finding(
-            "DSTP", "only the words of a walk that are read off the picture suffer", model, bool(eyes > hands),
+            "-", "only the words of a walk that are read off the picture suffer", model, bool(eyes > hands),
             f"KL in nats at keep {third:.2f}, mean of all methods: "
             + ", ".join(f"{word} {x:.2g}" for word, x in mean.sort_values(ascending=False).items()),
         )  # fmt: skip
-    known = cell.dropna(subset="accuracy")
-    rho = spearmanr(known.agreement, known.accuracy) if len(known) > 2 else None
-    yield Finding(
-        "-", "agreement with the full model ranks cells as the accuracy of free replies does", model,
-        bool(rho.statistic > 0 and rho.pvalue < 0.05) if rho else None,
-        f"Spearman's rho {rho.statistic:.2f} over {len(known)} cells" if rho else "no stored runs of these cells",
-    )  # fmt: skip
+    for task, known in cell.dropna(subset="accuracy").groupby("task"):
+        rho = spearmanr(known.agreement, known.accuracy) if len(known) > 2 else None
+        yield Finding(
+            "-", f"{task}: agreement with the full model ranks methods as the accuracy of free replies does", model,
+            bool(rho.statistic > 0 and rho.pvalue < 0.05) if rho else None,
+            f"Spearman's rho {rho.statistic:.2f} over {len(known)} cells" if rho else "too few stored runs",
+        )  # fmt: skip
 
 
 def _growth(model: str, own: pd.DataFrame, third: float) -> Iterator[Finding]:
@@ -119,12 +119,12 @@ def _growth(model: str, own: pd.DataFrame, third: float) -> Iterator[Finding]:
         shown, x = (read, "leg") if len(read) else (part[part.part == "step"], "step")
         shown = shown[shown.n >= LEAST]
         if shown[x].nunique() < 3:
-            yield Finding("DSTP", f"{task}: the loss grows along the reply", model, None, "replies have fewer steps")
+            yield Finding("-", f"{task}: the loss grows along the reply", model, None, "replies have fewer steps")
             continue
         rho = {str(method): spearmanr(c[x], c.kl).statistic for method, c in shown.groupby("method")}
         ends = shown.groupby("method").kl.agg(["first", "last"])
         yield Finding(
-            "DSTP", f"{task}: the loss grows along the reply", model, bool(np.median(list(rho.values())) > 0.5),
+            "-", f"{task}: the loss grows along the reply", model, bool(np.median(list(rho.values())) > 0.5),
             f"KL in nats at keep {third:.2f}, first and last {'cell' if x == 'leg' else 'token'} (rho with place): "
             + ", ".join(f"{m} {a:.2f}, {z:.2f} ({rho[str(m)]:.2f})" for m, (a, z) in ends.iterrows()),
         )  # fmt: skip

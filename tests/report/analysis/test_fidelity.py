@@ -132,7 +132,7 @@ def said(frame: pd.DataFrame) -> dict[str, tuple[bool | None, str]]:
 
 RANDOM, BACK = "walk: at equal budget random choice loses most", "walk: tokens that come back bring the reply nearer"
 GROWS, READ = "walk: the loss grows along the reply", "only the words of a walk that are read off the picture suffer"
-RANKS = "agreement with the full model ranks cells as the accuracy of free replies does"
+RANKS = "walk: agreement with the full model ranks methods as the accuracy of free replies does"
 PULSE = "walk: a tenth of the visual keys a step keeps more than 97 % of the choices"
 
 
@@ -157,5 +157,8 @@ def test_findings_can_fail() -> None:
     found = said(other)
     back = next(claim for claim in found if claim.startswith(BACK))
     assert [found[c][0] for c in (RANDOM, back, GROWS, READ, RANKS, PULSE)] == [False] * 6
-    none = said(frame().assign(accuracy=np.nan))[RANKS]
-    assert none == (None, "no stored runs of these cells")
+    assert RANKS not in said(frame().assign(accuracy=np.nan))
+    few = frame()
+    few.loc[few.keep < 0.3, "accuracy"] = np.nan
+    few.loc[few.method == "random", "accuracy"] = np.nan
+    assert said(few)[RANKS] == (None, "too few stored runs")
