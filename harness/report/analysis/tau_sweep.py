@@ -82,7 +82,7 @@ def findings(frame: pd.DataFrame) -> list[Finding]:
             at = paper.iloc[0]
             numbers += f"; tau {at.tau:g}, L {at.L:g}: {at.accuracy:.1%} [{at.low:.1%}, {at.high:.1%}], n = {at.n}"
         found.append(Finding(
-            "DSTP fig. 10", "tau 0.75 and L 20 are the best", str(model),
+            "DSTP fig. 10", "no setting is better than tau 0.75 and L 20", str(model),
             _optimum(paper.iloc[0], best.accuracy) if len(paper) else None, numbers,
         ))  # fmt: skip
     return found

@@ -31,7 +31,7 @@ def test_events_equal_a_plain_loop() -> None:
 
 
 def frame(**changes: object) -> pd.DataFrame:
-    """Two tasks of 40 replies; the walks' events grow with their length, and wrong ones have one more."""
+    """Two tasks of 40 replies; the walks' events grow with their length, and wrong ones have five more."""
     rows = []
     for i in range(40):
         common = {"model": "m", "layer": 2, "watched": True, "mean_similarity": 0.5}
@@ -40,15 +40,15 @@ def frame(**changes: object) -> pd.DataFrame:
         )
         length, wrong = 10 + i // 4, i % 4 == 0
         rows.append(common | {"task": "walk", "id": f"w{i}", "category": f"steps-{length}", "correct": 1 - wrong,
-                              "trace_length": length, "events": length + wrong})  # fmt: skip
+                              "trace_length": length, "events": length + 5 * wrong})  # fmt: skip
     return pd.DataFrame(rows).assign(**changes)
 
 
 def test_findings_say_what_the_table_says() -> None:
     reasoning, length, success = findings(frame())
     assert (reasoning.holds, length.holds, success.holds) == (True, True, True)
-    assert "glance 0.00" in reasoning.numbers and "walk 14.75" in reasoning.numbers
-    assert "have +1.00 events (10 wrong of 40)" in success.numbers
+    assert "glance 0.00" in reasoning.numbers and "walk 15.75" in reasoning.numbers
+    assert "have +5.00 events (10 wrong of 40)" in success.numbers
 
 
 def test_findings_can_fail() -> None:
