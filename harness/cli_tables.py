@@ -137,7 +137,7 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
 def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Measure and draw kinds of analysis; without names all of them."""
     from harness.report.analysis import KINDS, Ask
-    from harness.report.analysis.analyze import OWN_RUNS, run_own
+    from harness.report.analysis.analyze import OWN_RUNS, make_folder, run_own
     from harness.report.analysis.analyze import analyze as analyses
     from harness.runs.backend import TorchBackend
 
@@ -146,16 +146,16 @@ def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
     if unknown := [name for name in names if name not in KINDS]:
         raise InputError(f"unknown analysis {unknown[0]!r}; known: {', '.join(KINDS)}")
     models, own = _names(keys, "model"), "paths.results" not in keys
-    if own:
-        run_own(models)
     layer, limit = (_whole(keys[key], key) if key in keys else None for key in ("layer", "limit"))
     ask = Ask(
         results=OWN_RUNS if own else _results(keys), models=models, benchmarks=_names(keys, "benchmark"), layer=layer,
         limit=limit, kinds=_names(keys, "kinds"), configs=Configs.find(arguments.config_dir),
         backend=backend or TorchBackend(),
     )  # fmt: skip
-    out = Path(keys.get("out", "results/analysis"))
-    for name, found in analyses(names or list(KINDS), ask, out):
+    names, out = names or list(KINDS), make_folder(Path(keys.get("out", "results/analysis")))
+    if own and any(KINDS[name].stored for name in names):
+        run_own(models)
+    for name, found in analyses(names, ask, out):
         print(f"{out / name}.csv, .png, .svg")
         for finding in found:
             said = {True: "holds", False: "does not hold", None: "cannot be asked"}[finding.holds]

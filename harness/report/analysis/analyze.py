@@ -47,16 +47,21 @@ def run_own(models: Sequence[str] = ()) -> None:
         raise InputError("a run of experiment=analysis failed")
 
 
+def make_folder(out: Path) -> Path:
+    """The folder of the figures; raises InputError where it cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from None
+    return out
+
+
 def analyze(names: Sequence[str], ask: Ask, out: Path) -> Iterator[tuple[str, list[Finding]]]:
     """Measure and draw these kinds into a folder, one after the other: `<name>.csv`, `.png` and `.svg`.
 
     Raises:
         InputError: the runs that a kind needs are not there.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from None
     for name in names:
         file = out / f"{name}.csv"
         KINDS[name].measure(ask).to_csv(file, index=False, float_format="%.6g")

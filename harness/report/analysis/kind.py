@@ -62,6 +62,7 @@ class Kind:
         name: of the analysis and of its files.
         shows: one sentence below the figure: what is drawn, of which samples, after which figure of which paper.
         measure: its tidy table. Raises InputError where the runs that it needs are not there.
+        stored: whether it reads stored runs.
         notes: why a finding does not show, as far as it is known; text without numbers.
     """
 
@@ -71,3 +72,4 @@ class Kind:
     draw: Callable[[DataFrame], Figure]
     findings: Callable[[DataFrame], list[Finding]]
     notes: str = ""
+    stored: bool = True

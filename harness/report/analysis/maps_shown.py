@@ -143,4 +143,5 @@ MAPS = Kind(
     "tower's ordinary layers are least like the words that name them, and what attention between queries makes of them "
     "is most like them, as is known of OpenAI's CLIP. Ranked by minus the cosine, as TRIM ranks, the vanilla map finds "
     "the cell, too.",
+    stored=False,
 )  # fmt: skip
