@@ -179,7 +179,7 @@ def test_a_sample_that_fails_is_empty_and_named(tmp_path: Path) -> None:
         (tmp_path / "damaged.png").write_bytes(b"no picture")
         lm = model(traces=str(tmp_path / "deep" / "traces.jsonl"))
         damaged = [{"role": "user", "content": [{"type": "image", "url": str(tmp_path / "damaged.png")}]}]
-        good = [turn(picture(), "What?")]
+        good = [turn(picture(), "how many pips at c3?")]
         found = ask(lm, [good, damaged, good], max_new_tokens=4)
     finally:
         logger.remove(sink)
@@ -191,7 +191,7 @@ def test_a_sample_that_fails_is_empty_and_named(tmp_path: Path) -> None:
 
 
 def test_documents_that_cannot_be_read_and_what_is_no_picture() -> None:
-    lm, good = model(), [turn(picture(), "What?")]
+    lm, good = model(), [turn(picture(), "how many pips at c3?")]
     lm.task_dict["t"] = {"test": [good, good]}
 
     def messages(doc: list[Any]) -> list[Any]:

@@ -121,7 +121,7 @@ def test_identities_of_files(tmp_path: Path) -> None:
     shipped = "builtin:qwen3_vl"
     assert weights_id(str(copy)) == weights_id(shipped) and processor_hash(str(copy)) == processor_hash(shipped)
     data = bytearray((copy / "model.safetensors").read_bytes())
-    data[len(data) // 2] ^= 1
+    data[-1] ^= 1  # of files above 4 MiB only some blocks are read, the last one among them
     (copy / "model.safetensors").write_bytes(data)
     assert weights_id(str(copy)) != weights_id(shipped)
     (copy / "chat_template.jinja").write_text("{{ messages }}")

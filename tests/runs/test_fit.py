@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from harness.benchmarks.base import Item, Scoring
+from harness.benchmarks.glyph_tasks import Glyphs
 from harness.cli import main
+from harness.engine import Request
 from harness.models import Model
 from harness.runs.fit import ALPHAS, divergence, left, prefill, ready, withdrawals
 from pruners import VTW, NoPruning
@@ -56,7 +58,8 @@ def test_first_layer_against_the_stock_model(trained: Model) -> None:
 
 def test_divergence(trained: Model) -> None:
     """KL(withdrawn || full) in nats, by hand."""
-    at = ready(trained, prompts(2)[1])
+    item = Glyphs(task="lookup").item(0)
+    at = ready(trained, Request(item.id, item.content))
     full, without = (prefill(trained, p, at).logits.tolist() for p in (NoPruning(), VTW(layer=1)))
     p, q = ([x - math.log(sum(math.exp(y) for y in row)) for x in row] for row in (without, full))
     (found,) = divergence(trained, at)
