@@ -51,15 +51,15 @@ def draw(frame: pd.DataFrame) -> Figure:
     figure, (by_task, by_length, success) = panels(1, 3)
     watched = frame[frame.watched]
     colour = colours(sorted(watched.model.unique()))
-    tasks = sorted(watched.task.unique())
+    tasks, width = sorted(watched.task.unique()), 0.75 / watched.model.nunique()
     for i, (model, own) in enumerate(watched.groupby("model")):
         means = own.groupby("task").events.mean().reindex(tasks)
-        by_task.bar(np.arange(len(tasks)) + 0.25 * i, means, 0.25, color=colour[str(model)], label=model)
+        by_task.bar(np.arange(len(tasks)) + width * (i + 0.5), means, width, color=colour[str(model)], label=model)
         lengths = own.groupby("trace_length").events.mean()
         by_length.plot(lengths.index, lengths, ".", ms=4, color=colour[str(model)], label=model)
         right = own.groupby("events").correct.agg(["mean", "size"]).query("size >= 10")
         success.plot(right.index, 100 * right["mean"], "o-", ms=3, color=colour[str(model)], label=model)
-    by_task.set_xticks(np.arange(len(tasks)) + 0.25, [task.replace(" ", "\n", 1) for task in tasks], fontsize=7)
+    by_task.set_xticks(np.arange(len(tasks)) + 0.375, [task.replace(" ", "\n", 1) for task in tasks], fontsize=7)
     by_task.set(title="events by task", ylabel="events per reply (mean)")
     by_length.set(title="events by length of the reply", xlabel="tokens", ylabel="events per reply (mean)")
     success.set(title="success by events (10 replies and more)", xlabel="events", ylabel="right, %", ylim=(-3, 103))
