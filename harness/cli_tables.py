@@ -137,7 +137,7 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
 def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Measure and draw kinds of analysis; without names all of them."""
     from harness.report.analysis import KINDS, Ask
-    from harness.report.analysis.analyze import OWN_RUNS, make_folder, run_own
+    from harness.report.analysis.analyze import OWN_RUNS, kind, make_folder, run_own
     from harness.report.analysis.analyze import analyze as analyses
     from harness.runs.backend import TorchBackend
 
@@ -153,7 +153,7 @@ def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
         backend=backend or TorchBackend(),
     )  # fmt: skip
     names, out = names or list(KINDS), make_folder(Path(keys.get("out", "results/analysis")))
-    if own and any(KINDS[name].stored for name in names):
+    if own and any(kind(name).stored for name in names):
         run_own(models)
     for name, found in analyses(names, ask, out):
         print(f"{out / name}.csv, .png, .svg")

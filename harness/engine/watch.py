@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, pad
 
-from harness.engine.prefill import Prefilled
 from harness.engine.segment import TEXT
 from pruners.layout import VisualLayout
+
+if TYPE_CHECKING:
+    from harness.engine.prefill import Prefilled
 
 DELTAS = (0.0005, 0.001, 0.0015, 0.002)
 """Attention above which a visual token counts as active (the four thresholds of VisionPulse's code)."""

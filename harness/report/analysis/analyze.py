@@ -6,30 +6,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 
-from harness.report.analysis.evidence import EVIDENCE
-from harness.report.analysis.family_gap import FAMILY_GAP
-from harness.report.analysis.fidelity_shown import FIDELITY
-from harness.report.analysis.figures import save
-from harness.report.analysis.heatmaps import HEATMAPS
 from harness.report.analysis.kind import Ask, Finding, Kind
-from harness.report.analysis.losses import LOSSES
-from harness.report.analysis.maps_shown import MAPS
-from harness.report.analysis.mass import MASS
-from harness.report.analysis.never_active import NEVER_ACTIVE
-from harness.report.analysis.rvis import RVIS
-from harness.report.analysis.selection import SELECTION
-from harness.report.analysis.tau_sweep import TAU_SWEEP
 from harness.runs.errors import InputError
 from harness.runs.log import write_atomically
 
-_ALL = (RVIS, HEATMAPS, FAMILY_GAP, EVIDENCE, SELECTION, TAU_SWEEP, LOSSES, MASS, NEVER_ACTIVE, MAPS, FIDELITY)
-KINDS = {kind.name: kind for kind in _ALL}
+KINDS = (
+    *("rvis", "heatmaps", "family_gap", "evidence", "selection", "tau_sweep", "losses"),
+    *("mass", "never_active", "maps", "fidelity"),
+)
+"""Names of all analyses, in the order of the page."""
+_MODULES = {"maps": "maps_shown", "fidelity": "fidelity_shown"}
 OWN_RUNS = Path("results/runs/analysis")
 """Where `run_own` leaves its runs."""
+
+
+def kind(name: str) -> Kind:
+    """The analysis of a name; imported when it is asked for, as some bring engine and models along."""
+    found: Kind = getattr(import_module(f"harness.report.analysis.{_MODULES.get(name, name)}"), name.upper())
+    return found
 
 
 def run_own(models: Sequence[str] = ()) -> None:
@@ -62,22 +61,25 @@ def analyze(names: Sequence[str], ask: Ask, out: Path) -> Iterator[tuple[str, li
     Raises:
         InputError: the runs that a kind needs are not there.
     """
+    from harness.report.analysis.figures import save
+
     for name in names:
         file = out / f"{name}.csv"
-        KINDS[name].measure(ask).to_csv(file, index=False, float_format="%.6g")
+        own = kind(name)
+        own.measure(ask).to_csv(file, index=False, float_format="%.6g")
         frame = pd.read_csv(file)
-        save(KINDS[name].draw(frame), out / name)
-        yield name, KINDS[name].findings(frame)
+        save(own.draw(frame), out / name)
+        yield name, own.findings(frame)
     write_atomically(out / "README.md", page(out))
 
 
 def page(out: Path) -> str:
     """README.md of a folder of analyses, from its CSV files alone."""
     parts = [HEAD]
-    for kind in KINDS.values():
-        file = out / f"{kind.name}.csv"
+    for name in KINDS:
+        file = out / f"{name}.csv"
         if file.exists():
-            parts.append(_section(kind, kind.findings(pd.read_csv(file))))
+            parts.append(_section(kind(name), kind(name).findings(pd.read_csv(file))))
     return "\n".join(parts)
 
 

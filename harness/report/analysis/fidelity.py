@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from harness.engine import Engine, Request
+from harness.engine import Request
 from harness.report.analysis.kind import Ask
 from harness.report.analysis.live import asked, cells, load, model_names
 from harness.report.analysis.stored import samples
 from harness.runs.cells import Cell, budget
 from harness.runs.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.engine import Engine
 
 LIMIT = 50
 MEMORY = 1 << 32

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from harness.benchmarks.base import Item
-from harness.engine import Engine, Request
+from harness.engine import Request
 from harness.report.analysis.kind import Ask
 from harness.runs.cells import Cell, Resolver
 from harness.runs.compose import compose_all
 from harness.runs.errors import InputError
 from harness.runs.executors import find_devices
 from harness.runs.selection import select
+
+if TYPE_CHECKING:
+    from harness.engine import Engine
 
 TINY = ("tiny_qwen3_vl", "tiny_internvl", "tiny_llava")
 """Models of an analysis that is not given any."""
@@ -48,7 +51,7 @@ def cells(ask: Ask, model: str, grids: Sequence[Sequence[str]]) -> list[Cell]:
 def load(ask: Ask, cell: Cell) -> Engine:
     """The engine of a cell's model."""
     device = find_devices(cell.config.executor.gpus)[0]
-    return cast(Engine, ask.backend.engine(cell.config.model, cell.config.engine, device))
+    return cast("Engine", ask.backend.engine(cell.config.model, cell.config.engine, device))
 
 
 def asked(cell: Cell, limit: int) -> Iterator[tuple[Item, Request]]:

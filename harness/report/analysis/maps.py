@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from harness.benchmarks.base import Item
-from harness.engine import Decoding, Engine, Request
+from harness.engine import Decoding, Request
 from harness.report.analysis.kind import Ask
 from harness.report.analysis.live import asked, cells, load, model_names
 from harness.report.analysis.stored import watched_layer
@@ -28,6 +28,9 @@ from pruners.layout import Scope, VisualLayout
 from pruners.signals import Attention, Signal
 from pruners.tower import TowerScored
 from pruners.views import CacheView, ModelInfo, Sample, View
+
+if TYPE_CHECKING:
+    from harness.engine import Engine
 
 KINDS = ("cls", "cross", "vanilla", "decoupled")
 """In this order: attention of the tower's class token (received attention where there is none) in its last layer,
