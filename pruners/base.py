@@ -126,6 +126,14 @@ class Pruner:
         """Choose, at every decode step and for all slots, which cached visual keys stay visible."""
         return None
 
+    def at_trigger(self, view: StepView, slots: Tensor) -> Tensor:
+        """Columns [S, Nv] that the slots [S] where `at_step` triggered show from the next step on.
+
+        Only called if `recalls()`, after the step, which itself decides without a look at values; `view.reserve` is at
+        hand now, and `view.state` is what `at_step` has made of it.
+        """
+        return view.visible
+
     def bias(self, layer: int, positions: Tensor, keys: Entries) -> Tensor | None:
         """Added to attention logits of a language-model layer: [q, k], for queries at `positions` [A, q].
 

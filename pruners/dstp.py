@@ -136,8 +136,6 @@ class DSTP(Pruner):
         }
         over = (old["left"] == 1) & ~fires
         mask = torch.where(over[:, None], view.kept, view.visible)
-        if bool(fires.any()):
-            mask = torch.where(fires[:, None], self._chosen(view, kept, view.reserve(fires)), mask)
         return Visible(mask, 0, "next", state, left > 0 if self.swap == "merge" else None, fires)
 
     def _shifted(self, view: StepView, similarity: Tensor) -> Tensor:
@@ -148,8 +146,9 @@ class DSTP(Pruner):
             return similarity < view.state["sum"] / view.state["count"].clamp(min=1)
         return similarity < self.tau
 
-    def _chosen(self, view: StepView, kept: Tensor, reserve: Tensor) -> Tensor:
-        """[S, Nv] what a spell shows, given the attention to P and the logits of R."""
+    def at_trigger(self, view: StepView, slots: Tensor) -> Tensor:
+        """CPTS: what a spell shows."""
+        kept, reserve = self._attention(view.logits, view.kept), view.reserve()
         dropped = ~reserve[:, 0].isinf() & ~view.kept
         if self.joint:
             logits = torch.where(view.kept[:, None], view.logits, reserve)

@@ -221,6 +221,10 @@ class Entries(NamedTuple):
     visual: Tensor
 
 
+def _no_reserve() -> Tensor:
+    raise ValueError("the tokens that prefill dropped can be asked for in at_trigger alone, by a method that recalls")
+
+
 @dataclass(frozen=True)
 class StepView:
     """All slots of a decode step at the monitored layer.
@@ -234,12 +238,12 @@ class StepView:
         kept: [S, Nv] columns that were left by the last selection of prefill.
         visible: [S, Nv] columns that the pass under way sees.
         place: [S, Nv] where the key stands among all keys of the layer, text included; 0 where not valid.
-        length: [S] keys in this layer, the new token's own included.
+        length: [S] keys in this layer, the new token's own included; longest: no slot has more.
         step: [S] decode steps before this one.
         state: tensors [S, ...] as declared by `Pruner.state_spec`; write new ones back with `Visible.state`.
         rest: temperature -> [S, H] log-sum-exp of logits / temperature of every key that is not visual.
-        reserve: [S] slots -> logits [S, H, Nv] over the tokens that prefill dropped, -inf elsewhere and in all other
-            slots; computes their keys if they are not there yet. Only for methods that recall.
+        reserve: logits [S, H, Nv] over the tokens that prefill dropped, -inf elsewhere and in slots that did not
+            trigger; computes their keys if they are not there yet. Only in `at_trigger`.
     """
 
     layer: int
@@ -249,10 +253,11 @@ class StepView:
     visible: Tensor
     place: Tensor
     length: Tensor
+    longest: int
     step: Tensor
     state: Mapping[str, Tensor]
     rest: Callable[[float], Tensor] = field(repr=False)
-    reserve: Callable[[Tensor], Tensor] = field(repr=False)
+    reserve: Callable[[], Tensor] = field(default=_no_reserve, repr=False)
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ class Visible:
 
     Attributes:
         mask: [S, Nv]. A token that prefill dropped stays visible in the layers before it was dropped. Columns without
-            a key are ignored, unless the method recalls and the slot triggers: then those tokens are brought back.
+            a key are ignored. Where a method that recalls triggers, `at_trigger` chooses, and tokens are brought back.
         from_layer: earlier layers see everything they hold.
         merged: [S] slots that see one more token, the mean of the keys and values of all kept ones.
         triggers: [S] slots in which this step re-selected; the trace lists these steps.

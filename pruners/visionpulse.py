@@ -94,7 +94,7 @@ class VisionPulse(Pruner):
     def _blocks(self, view: StepView, size: int, n: Tensor) -> Tensor:
         """[S, Nv] the mask of the speed variant."""
         block = view.place // size
-        count = -(-int(view.length.max()) // size)
+        count = -(-view.longest // size)
         own = torch.zeros(len(n), count, device=n.device)
         droppable = own.scatter_add(1, block, view.valid.float()) == size
         everything = torch.logaddexp(view.logits.logsumexp(-1), view.rest(1.0))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from harness.accounting.dims import Dims
 from harness.engine.layer_cache import LayerCache
@@ -36,30 +38,44 @@ class Layer:
     positions: Tensor
     length: Tensor
 
+    @property
+    def capacity(self) -> int:
+        """Entries that fit."""
+        return self.keys.shape[2]
+
 
 class SlotCache:
     """Slots of growing sequences. `length[layer]` [S] counts entries; what lies behind is never attended to.
 
     Rows are a multiple of 8: on a CPU a matrix product of 1 or 3 rows rounds differently from one of 8 or 16 rows.
+
+    Attributes:
+        length: [L, S] entries; position: [L, S] ids of the next tokens.
+        lengths: the same as `length`, on the host: known from shapes, so that no value has to come back.
+        block: what steps attend to is rounded up to so many entries, and so is the room for them.
+        grown: how often buffers had to be made anew.
+        tracks_positions: whether the position ids of new tokens are kept.
+        places: [cap] counts entries.
     """
 
     def __init__(self, dims: Dims, axes: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.dims, self.rows = dims, -(-slots // 8) * 8
+        self.dims, self.rows, self.block, self.grown, self.tracks_positions = dims, -(-slots // 8) * 8, 1, 0, False
+        self.row, self.places = torch.arange(self.rows, device=device), torch.arange(0, device=device)
+        self.length = torch.zeros(dims.depth, self.rows, dtype=torch.long, device=device)
         shape = (self.rows, dims.kv_heads, 0, dims.head_dim)
 
-        def empty() -> Layer:
+        def empty(k: int) -> Layer:
             return Layer(
                 torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype),
                 torch.full((self.rows, 1, 0), TEXT, device=device),
                 torch.full((self.rows, 0), GENERATED, device=device), torch.ones((self.rows, 0), device=device),
                 torch.zeros((self.rows, axes, 0), dtype=torch.long, device=device),
-                torch.zeros(self.rows, dtype=torch.long, device=device),
+                self.length[k],
             )  # fmt: skip
 
-        self.layers = [empty() for _ in range(dims.depth)]
+        self.layers = [empty(k) for k in range(dims.depth)]
         self.position = torch.zeros(dims.depth, self.rows, dtype=torch.long, device=device)
-        # Known from shapes, so that no value has to come back from the device: entries of every layer and slot.
-        self.lengths = [[0] * self.rows for _ in range(dims.depth)]
+        self.lengths = np.zeros((dims.depth, self.rows), dtype=np.int64)
 
     @property
     def allocated(self) -> int:
@@ -79,55 +95,56 @@ class SlotCache:
             layer.size[slot, :n] = own.size
             layer.positions[slot, :, :n] = own.positions
             layer.length[slot] = n
-            self.lengths[k][slot] = n
+            self.lengths[k, slot] = n
             self.position[k, slot] = own.next_position
 
     @torch.inference_mode()
     def release(self, slot: int) -> None:
         """Empty a slot: it still runs along, attending to one entry of its own."""
-        for k, layer in enumerate(self.layers):
-            layer.length[slot] = 0
-            self.lengths[k][slot] = 0
-            self.position[k, slot] = 0
+        self.length[:, slot] = 0
+        self.position[:, slot] = 0
+        self.lengths[:, slot] = 0
+
+    def longest(self) -> tuple[int, ...]:
+        """Entries that the next step attends to in every layer, its own included."""
+        return tuple((-(-(self.lengths.max(1) + 1) // self.block) * self.block).tolist())
 
     def _grow(self, layer: Layer, room: int, heads: int = 1) -> None:
-        more = room - layer.keys.shape[2]
+        more = -(-room // self.block) * self.block - layer.capacity
         if heads > layer.column.shape[1]:
             layer.column = layer.column.expand(-1, heads, -1).clone()
         if more <= 0:
             return
-        pad = torch.nn.functional.pad
+        self.grown += 1
         layer.keys, layer.values = pad(layer.keys, (0, 0, 0, more)), pad(layer.values, (0, 0, 0, more))
         layer.column, layer.size = pad(layer.column, (0, more), value=TEXT), pad(layer.size, (0, more), value=1)
         layer.index = pad(layer.index, (0, more), value=GENERATED)
         layer.positions = pad(layer.positions, (0, more))
+        if layer.capacity > len(self.places):
+            self.places = torch.arange(layer.capacity, device=self.places.device)
 
     def append(self, k: int, key: Tensor, value: Tensor) -> Layer:
         """Write this step's key and value [S, Hkv, 1, d] behind each slot's entries."""
         layer = self.layers[k]
-        row = torch.arange(self.rows, device=key.device)
-        layer.keys[row, :, layer.length] = key[:, :, 0]
-        layer.values[row, :, layer.length] = value[:, :, 0]
-        layer.positions[row, :, layer.length] = self.position[k][:, None].expand(-1, layer.positions.shape[1])
+        layer.keys[self.row, :, layer.length] = key[:, :, 0]
+        layer.values[self.row, :, layer.length] = value[:, :, 0]
+        if self.tracks_positions:
+            layer.positions[self.row, :, layer.length] = self.position[k][:, None].expand(-1, layer.positions.shape[1])
         return layer
 
     def bring(
-        self, k: int, slot: int, key: Tensor, value: Tensor, column: Tensor, index: Tensor, positions: Tensor,
-        pending: int = 0,
+        self, k: int, slot: int, key: Tensor, value: Tensor, column: Tensor, index: Tensor, positions: Tensor
     ) -> None:  # fmt: skip
-        """Add entries [Hkv, s, d] that prefill had dropped to one slot of layer k.
-
-        `pending` 1: the layer already holds this step's token behind its counted entries. Order means nothing here.
-        """
+        """Add entries [Hkv, s, d] that prefill had dropped to one slot of layer k; their order means nothing."""
         layer, s = self.layers[k], key.shape[1]
-        start = self.lengths[k][slot] + pending
+        start = int(self.lengths[k, slot])
         self._grow(layer, start + s)
         at = slice(start, start + s)
         layer.keys[slot, :, at], layer.values[slot, :, at] = key, value
         layer.column[slot, :, at], layer.index[slot, at], layer.positions[slot, :, at] = column, index, positions
         layer.size[slot, at] = 1
         layer.length[slot] += s
-        self.lengths[k][slot] += s
+        self.lengths[k, slot] += s
 
     def bring_mean(self, k: int, slot: int, columns: Tensor) -> int:
         """Add to one slot of layer k the mean of its entries in these columns [Nv]; returns how many were added."""
@@ -139,13 +156,3 @@ class SlotCache:
         after = torch.full_like(at[:1], GENERATED)
         self.bring(k, slot, key, value, torch.full_like(at[:1], MERGED), after, positions)
         return 1
-
-    @torch.inference_mode()
-    def step(self, live: list[int]) -> None:
-        """Count this step's entries and positions in the slots that are in use."""
-        row = torch.tensor(live, device=self.position.device)
-        self.position[:, row] += 1
-        for layer, lengths in zip(self.layers, self.lengths, strict=True):
-            layer.length[row] += 1
-            for slot in live:
-                lengths[slot] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -36,11 +37,11 @@ class Evidence:
             heads = layer.column if layer.column.ndim == 2 else layer.column[None]
             for column in heads:  # text goes to the last place, which no region has
                 there += torch.zeros_like(there).index_fill(0, column.clamp(min=-1) % len(there), 1) / len(heads)
-        found.note(0, there / len(done.cache))
+        found.note(lambda: 0, there / len(done.cache))
         return found
 
-    def note(self, characters: int, seen: Tensor) -> None:
+    def note(self, characters: Callable[[], int], seen: Tensor) -> None:
         """Add what the next token can read, given the share [Nv] of layers in which each column is readable."""
         shares = [round(float(seen[box].mean()), 6) if len(box) else 0.0 for box in self.regions]
         if not self.runs or self.runs[-1][1] != shares:
-            self.runs.append((characters, shares))
+            self.runs.append((characters(), shares))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from harness.accounting.flops import decode_flops, keys_read, prefill_flops, vision_flops
 from harness.accounting.kv import entry_bytes
-from harness.engine.decode import Extra
+from harness.engine.decode import Done, Extra
 from harness.engine.prefill import Prefilled
 from harness.engine.trace import Decoding, Finish, Recorded, Trace
 from harness.models.base import Model
@@ -30,6 +31,7 @@ class Reply:
     Attributes:
         read: visual keys read per step, summed over layers; only with a step method.
         triggers: steps at which a step method re-selected.
+        looked: entries that its monitor read.
     """
 
     prefill_seconds: float
@@ -37,13 +39,17 @@ class Reply:
     read: list[float] = field(default_factory=list)
     triggers: list[int] = field(default_factory=list)
     steps: int = 0
+    looked: int = 0
 
-    def count_step(self, seconds: float, read: float | None, triggered: bool) -> None:
+    def count_step(self, seconds: float, done: Done, slot: int) -> None:
+        """Add a step of the slot."""
         self.steps += 1
         self.decode_seconds += seconds
-        if read is not None:
-            self.read.append(read)
-        if triggered:
+        if done.looked:
+            self.looked += done.looked[slot]
+        if done.read:
+            self.read.append(done.read[slot])
+        if done.triggered and done.triggered[slot]:
             self.triggers.append(self.steps)
 
 
@@ -113,8 +119,15 @@ def make_trace(
 
 def thinking_tokens(model: Model, ids: list[int]) -> int:
     """Tokens up to and with the last `</think>`; 0 for a reply without one."""
-    close = model.tokenizer.get_vocab().get("</think>")
+    close = end_of_thinking(model.tokenizer)
     return len(ids) - ids[::-1].index(close) if close is not None and close in ids else 0
+
+
+@cache
+def end_of_thinking(tokenizer: Any) -> int | None:
+    """The token that ends thinking, if there is one."""
+    token: int | None = tokenizer.get_vocab().get("</think>")
+    return token
 
 
 def reply_text(model: Model, ids: list[int], decoding: Decoding) -> str:

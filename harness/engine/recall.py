@@ -77,7 +77,6 @@ class Recaller:
         self.model, self.cache, self.how, self.part = model, cache, how, part
         self.reserves: list[Reserve | None] = [None] * cache.rows
         self.groups: list[_Group] = []
-        self.pending = 0
 
     def admit(self, slot: int, held: Sequence[Held], length: int) -> None:
         """Take over what prefill dropped of a new sample; with recall="shadow" all of it gets keys and values."""
@@ -106,7 +105,7 @@ class Recaller:
         out = torch.full_like(cached, -torch.inf)
         held = {slot: reserve for slot in slots if (reserve := self.reserves[slot]) is not None}
         every = {slot: torch.arange(len(reserve.depth)) for slot, reserve in held.items()}
-        self.advance(every, layer, pending=1)  # earlier layers hold this step's token behind their counted entries
+        self.advance(every, layer)
         for slot, reserve in held.items():
             out[slot, :, reserve.column] = cached[slot][:, reserve.column]
             if reserve.watched is None:
@@ -130,13 +129,12 @@ class Recaller:
         reserve.spent += 2 * len(rows) * d.hidden * d.kv_heads * d.head_dim
         return rows, self.model.keys(layer, reserve.hidden[rows], reserve.positions[:, rows])
 
-    def advance(self, wanted: dict[int, Tensor], to: int, pending: int = 0) -> None:
+    def advance(self, wanted: dict[int, Tensor], to: int) -> None:
         """Run rows of the reserves through the layers before `to`, in one ragged pass per layer.
 
         A token attends to what its slot's cache holds of the prompt up to its own place (text, kept, brought back
         earlier, seen or not) and to its companions by the same rule; nothing that is cached changes.
         """
-        self.pending = pending
         for layer in range(to):
             self.groups = []
             for slot, rows in wanted.items():
@@ -172,8 +170,7 @@ class Recaller:
             start = rows.stop
             index, positions = reserve.index[group.rows], reserve.positions[:, group.rows]
             self.cache.bring(
-                layer, group.slot, key[0, :, rows], value[0, :, rows], reserve.column[group.rows], index, positions,
-                self.pending,
+                layer, group.slot, key[0, :, rows], value[0, :, rows], reserve.column[group.rows], index, positions
             )  # fmt: skip
             reserve.entries += len(index)
             out[:, :, rows] = self._over_prompt(layer, group, query[:, :, rows], index)

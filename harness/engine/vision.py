@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from harness.engine.features import FeatureCache
 from harness.engine.parts import Part
 from harness.engine.samples import make_sample
 from harness.engine.signals import token_axis
@@ -20,34 +21,8 @@ from pruners.selection import Selection
 from pruners.signals import Signal, TowerSignal
 from pruners.views import State, View
 
-
-class FeatureCache:
-    """Least recently used features within a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
-        self.entries: OrderedDict[str, Features] = OrderedDict()
-
-    def get(self, key: str, signals: Sequence[Signal]) -> Features | None:
-        """Features of a picture, if all of the signals were recorded with them."""
-        found = self.entries.get(key)
-        if found is None or not set(signals) <= set(found.signals):
-            return None
-        self.entries.move_to_end(key)
-        return found
-
-    def put(self, key: str, features: Features) -> None:
-        if key in self.entries:
-            self.used -= _bytes(self.entries.pop(key))
-        self.entries[key] = features
-        self.used += _bytes(features)
-        while self.used > self.limit and self.entries:
-            self.used -= _bytes(self.entries.popitem(last=False)[1])
-
-
-def _bytes(features: Features) -> int:
-    tensors = [features.tokens, features.deepstack, *(value for value, _ in features.signals.values())]
-    return sum(t.numel() * t.element_size() for t in tensors)
+PIXELS = 1 << 25
+"""Pixel values that go through the tower together."""
 
 
 class Vision:
@@ -64,22 +39,35 @@ class Vision:
         )
 
     @torch.inference_mode()
-    def features(self, request: Request, prompt: Prompt) -> list[Features]:
-        """Features of every picture of a prompt."""
+    def features(self, prompts: Sequence[tuple[Request, Prompt]]) -> list[list[Features]]:
+        """Features of every picture of every prompt."""
         with self.part("vision"):
             if self.stages or self.biased:
-                return [self._acting(request, prompt, number) for number in range(len(prompt.pictures))]
-            return [self._shared(picture) for picture in prompt.pictures]
+                return [[self._acting(r, prompt, i) for i in range(len(prompt.pictures))] for r, prompt in prompts]
+            names = [
+                [p.key or f"{i} {j}" for j, p in enumerate(prompt.pictures)] for i, (_, prompt) in enumerate(prompts)
+            ]
+            every = [picture for _, prompt in prompts for picture in prompt.pictures]
+            pictures = dict(zip(chain(*names), every, strict=True))
+            found = {name: self.cache.get(p.key, self.signals, self.model.device) for name, p in pictures.items()}
+            for batch in batches({name: pictures[name] for name, features in found.items() if features is None}):
+                found |= self._made(batch)
+            return [[self._own(found[name]) for name in own] for own in names]
 
-    def _shared(self, picture: PictureInput) -> Features:
-        found = self.cache.get(picture.key, self.signals) if picture.key else None
-        if found is None:
-            before = self.cache.entries.get(picture.key)  # its signals are made again, so that methods may take turns
-            signals = dict.fromkeys([*self.signals, *(before.signals if before else ())])
-            found = self.model.encode(picture, tuple(signals), part=self.part)
+    def _made(self, batch: Mapping[str, PictureInput]) -> dict[str, Features]:
+        """Features of pictures of one shape, which go into the cache."""
+        wanted: dict[Signal, None] = dict.fromkeys(self.signals)
+        for picture in batch.values():  # what others asked for is made again, so that methods may take turns
+            wanted |= dict.fromkeys(self.cache.signals(picture.key))
+        made = self.model.encode_many([*batch.values()], tuple(wanted), self.part)
+        for picture, features in zip(batch.values(), made, strict=True):
             if picture.key:
-                self.cache.put(picture.key, found)
-        # Another method may have left further signals there, which are not this one's cost.
+                self.cache.put(picture.key, features)
+        return dict(zip(batch, made, strict=True))
+
+    def _own(self, found: Features | None) -> Features:
+        """Charged with this method's signals alone: another one may have left more."""
+        assert found is not None
         return replace(found, overhead=sum(found.costs.get(signal, 0) for signal in self.signals))
 
     def _acting(self, request: Request, prompt: Prompt, number: int) -> Features:
@@ -128,6 +116,22 @@ class Vision:
         """What all methods together add to the attention logits of a tower layer."""
         terms = [term for stage in self.biased if (term := stage.tower_bias(layer, size)) is not None]
         return torch.stack(terms).sum(0) if terms else None
+
+
+def batches(pictures: Mapping[str, PictureInput]) -> Iterator[dict[str, PictureInput]]:
+    """Pictures that can go through the tower together: of one grid, or made of crops of one size."""
+    groups: dict[object, list[str]] = {}
+    for name, picture in pictures.items():
+        crops = picture.pixels.ndim == 4
+        groups.setdefault(picture.pixels.shape[1:] if crops else picture.grid, []).append(name)
+    for names in groups.values():
+        batch: dict[str, PictureInput] = {}
+        for name in names:
+            if batch and sum(p.pixels.numel() for p in batch.values()) + pictures[name].pixels.numel() > PIXELS:
+                yield batch
+                batch = {}
+            batch[name] = pictures[name]
+        yield batch
 
 
 def _absent(_: int) -> tuple[Tensor, Tensor]:

@@ -109,9 +109,12 @@ def run(golden: Golden, pruner: Pruner, heads: int | None = None, doubled: int |
     forced = golden["in_decode_ids"].tolist()
     cache.admit(0, done.cache, len(forced))
     decode.admit(0, done, {})
-    after_prefill = [layer[0] for layer in cache.lengths]
-    hidden = [done.logits, *(decode.step(torch.full((cache.rows,), token), [0])[0] for token in forced)]
-    final = [layer[0] for layer in cache.lengths]
+    after_prefill = cache.lengths[:, 0].tolist()
+    hidden = [done.logits]
+    for token in forced:
+        decode.step.tokens.fill_(token)
+        hidden.append(decode.advance([0])[0])
+    final = cache.lengths[:, 0].tolist()
     if doubled is not None:
         after_prefill[doubled], final[doubled] = 2 * after_prefill[doubled], 2 * final[doubled]
         golden.notes.append(

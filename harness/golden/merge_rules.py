@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from harness.engine.features import FeatureCache
 from harness.engine.parts import ignore
 from harness.engine.trace import Request
-from harness.engine.vision import FeatureCache, Vision
+from harness.engine.vision import Vision
 from harness.golden.compare import Damaged, Golden
 from harness.golden.scene import Bare
 from harness.models.base import Features, PictureInput, Prompt, TowerHooks
@@ -66,7 +67,7 @@ def tome(golden: Golden) -> None:
     prompt = Prompt(visual, visual[None], n, visual, VisualLayout.of_grids([(1, n)]), (picture,))
     pruner = ToMe(r=golden.number("in_r"))
     pruner.check(model.info)
-    Vision(model, pruner.resolved(model.info), FeatureCache(0), ignore).features(Request("golden", ()), prompt)
+    Vision(model, pruner.resolved(model.info), FeatureCache(0), ignore).features([(Request("golden", ()), prompt)])
     (first, sizes, row), (second, later, _) = model.made
     golden.close("out_tokens", first)
     golden.close("out_sizes", sizes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -113,11 +111,8 @@ def step_view(logits: Tensor, start: int, n: int, anchor: int) -> StepView:
     every = torch.ones(1, n, dtype=torch.bool)
     text = torch.cat([logits[..., :start], logits[..., start + n :]], dim=2)
 
-    def absent(_: Any) -> Any:
-        raise ValueError("nothing was dropped in prefill")
-
     return StepView(
         layer=anchor, logits=logits[..., start : start + n], valid=every, kept=every, visible=every,
         place=torch.arange(start, start + n)[None], length=torch.tensor([length]), step=torch.zeros(1).long(), state={},
-        rest=lambda temperature: (text / temperature).logsumexp(-1), reserve=absent,
+        longest=length, rest=lambda temperature: (text / temperature).logsumexp(-1),
     )  # fmt: skip

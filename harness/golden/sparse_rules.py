@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from harness.compat import AttentionInterface
+from harness.engine.features import FeatureCache
 from harness.engine.parts import ignore
 from harness.engine.trace import Request
-from harness.engine.vision import FeatureCache, Vision
+from harness.engine.vision import Vision
 from harness.golden import decoder
 from harness.golden.compare import Damaged, Golden
 from harness.golden.scene import Bare, prefill, taken
@@ -170,7 +171,7 @@ def flowcut(golden: Golden) -> None:
         torch.arange(n), torch.arange(n)[None], n, torch.arange(n), VisualLayout.of_grids([(1, n)]), (picture,)
     )
     vision = Vision(model, pruner.resolved(model.info), FeatureCache(0), ignore)
-    (features,) = vision.features(Request("golden", ()), prompt)
+    ((features,),) = vision.features([(Request("golden", ()), prompt)])
     assert features.token is not None
     golden.equal("out_keep_index", features.token)
     golden.close("out_tokens", features.tokens)

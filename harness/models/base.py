@@ -171,6 +171,12 @@ class Model(ABC):
     ) -> Features:
         """Vision tower and projector on one picture; what signals cost runs as part "overhead"."""
 
+    def encode_many(
+        self, pictures: Sequence[PictureInput], signals: Sequence[Signal] = (), part: Part = nullcontext
+    ) -> list[Features]:
+        """The same on pictures of one grid together, where nothing acts inside the tower."""
+        return [self.encode(picture, signals, None, part) for picture in pictures]
+
     @abstractmethod
     def project(self, units: Tensor) -> Tensor:
         """Visual tokens [m, D] from tower outputs [m, unit * Dt]."""

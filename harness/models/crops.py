@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.accounting.flops import TowerLayer, tower_layer_flops
 from harness.models.base import BadSample, Features, PictureInput, Prompt, TowerHooks
 from harness.models.decoder import Decoder, check_placeholders
-from harness.models.stream import Stream
+from harness.models.stream import Stream, parted
 from harness.models.tower import class_signal, crop_axis, decoupled, hidden_signal
 from pruners.layout import Crop, VisualLayout
 from pruners.signals import ClipPatches, Signal, TowerHidden, TowerSignal
@@ -110,10 +110,23 @@ class CropModel(Decoder):
             raise ValueError(f"tower layer {late[0]} does not run, so nothing can leave it")
         hidden = self.enter(picture.pixels.to(self.device, self.dtype))
         if hooks is None:
-            return self._layers(hidden, 0, where, None, part)
+            return self.assembled(picture, self._layers(hidden, 0, where, None, part))
         n = (hidden.shape[1] - 1) // self.info.unit
         crops = hidden.split(1)  # tokens leave them one by one, so their lengths differ from now on
-        return joined([self._layers(crop, i * n, where, hooks, part) for i, crop in enumerate(crops)])
+        parts = [self._layers(crop, i * n, where, hooks, part) for i, crop in enumerate(crops)]
+        return self.assembled(picture, joined(parts))
+
+    def encode_many(
+        self, pictures: Sequence[PictureInput], signals: Sequence[Signal] = (), part: Part = nullcontext
+    ) -> list[Features]:
+        where = {s: self._reach(s) for s in signals if isinstance(s, TowerSignal)}
+        hidden = self.enter(torch.cat([p.pixels.to(self.device, self.dtype) for p in pictures]))
+        made = parted(self._layers(hidden, 0, where, None, part), [len(picture.pixels) for picture in pictures])
+        return [self.assembled(picture, out) for picture, out in zip(pictures, made, strict=True)]
+
+    def assembled(self, picture: PictureInput, out: Features) -> Features:
+        """Features of a picture from those of its crops, one after the other."""
+        return out
 
     def _reach(self, signal: TowerSignal) -> int:
         """The tower layer of a signal, from 0; raises ValueError if what it needs is never computed."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.models.attention import Attend
 from harness.models.base import BadSample, Model
+from harness.models.block import Block
 from harness.models.pictures import open_picture
 from harness.models.tower import rotate
+from harness.notices import say_once
 
 if TYPE_CHECKING:
     from harness.engine.trace import Request
@@ -48,7 +52,18 @@ class Decoder(Model):
         """The angle [..., d / 2] of every frequency, from those on the axes [A, ..., d / 2]."""
         return angle[0]
 
-    def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Any) -> Tensor:
+    @cached_property
+    def decoder(self) -> list[Block] | None:
+        """The layers written out; None: only the stock modules compute what these layers do."""
+        if reason := next((why for layer in self.layers if (why := Block.why_not(layer))), None):
+            say_once(f"layers run as stock modules, which is slower: {reason}")
+            return None
+        with torch.inference_mode(False):  # so that they serve outside of it as well
+            return [Block(layer) for layer in self.layers]
+
+    def layer(self, k: int, hidden: Tensor, rope: tuple[Tensor, Tensor], attention: Attend) -> Tensor:
+        if self.decoder is not None:
+            return self.decoder[k](hidden, rope, attention)
         out: Tensor = self.text.layers[k](hidden, position_embeddings=rope, attention_mask=None, vtp=attention)
         return out
 

@@ -99,8 +99,8 @@ class LlavaNext(Llava):
             start += len(picture.place)
         return units[torch.cat(order)]
 
-    def encode(self, picture: PictureInput, *args: Any, **kwargs: Any) -> Features:
-        out, given = super().encode(picture, *args, **kwargs), picture.place
+    def assembled(self, picture: PictureInput, out: Features) -> Features:
+        given = picture.place
         assert given is not None
         place, patches = given.to(self.device), len(picture.pixels) * self.side**2
         out.signals = {signal: (value, place[token]) for signal, (value, token) in out.signals.items()}

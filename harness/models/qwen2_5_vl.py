@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.accounting.dims import Dims
 from harness.models import qwen3_vl
 from harness.models.base import PictureInput
-from harness.models.qwen3_vl import Qwen3VL
+from harness.models.qwen3_vl import Grid, Qwen3VL
 from harness.models.sizes import rope_parameters, rope_turns
 from harness.models.windows import Windows
 from pruners.views import ModelInfo
@@ -29,14 +29,14 @@ class Qwen25VL(Qwen3VL):
         super().__init__(net, tokenizer, image_processor, name, **limits)
         self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
 
-    def enter(self, picture: PictureInput) -> Tensor:
-        patches: Tensor = self.visual.patch_embed(picture.pixels.to(self.device, self.dtype))
-        return patches
+    def enter(self, picture: PictureInput, grid: Grid) -> Tensor:
+        return self.patches(picture)
 
-    def windows(self, picture: PictureInput) -> Windows:
+    def _grid(self, height: int, width: int) -> Grid:
         vision = self.config.vision_config
         side = vision.window_size // self.merge // vision.patch_size
-        return Windows.of_grid(*self._tokens(picture), side, self.device)
+        windows = Windows.of_grid(height // self.merge, width // self.merge, side, self.device)
+        return Grid(self._tower_rope(height, width), [], windows)
 
     @property
     def global_layers(self) -> Sequence[int]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import linear
 
 from harness.accounting.dims import Dims
 from harness.accounting.flops import TowerLayer
 from harness.models.base import BadSample, Features, PictureInput, Prompt, Shrink, TowerHooks
 from harness.models.decoder import Decoder, check_placeholders, conversation
 from harness.models.sizes import rope_parameters, rope_turns, text_dims
-from harness.models.stream import Stream, joint_attention
-from harness.models.tower import hidden_signal, joint_signal
+from harness.models.stream import Stream, joint_attention, parted
+from harness.models.tower import crop_axis, hidden_signal, joint_signal
 from harness.models.windows import Windows
 from pruners.layout import VisualLayout
 from pruners.signals import Signal, TowerHidden
@@ -27,6 +28,20 @@ from pruners.views import ModelInfo
 if TYPE_CHECKING:
     from harness.engine.parts import Part
     from harness.engine.trace import Request
+
+
+class Grid(NamedTuple):
+    """What follows from how many patches a picture has per column and row.
+
+    Attributes:
+        rope: cosines and sines [P, d] of the tower.
+        corners: learned position embeddings [P] around each patch, and their weights [P].
+        windows: which units see each other in all tower layers but `global_layers`; None: all.
+    """
+
+    rope: tuple[Tensor, Tensor]
+    corners: list[tuple[Tensor, Tensor]]
+    windows: Windows | None
 
 
 class Qwen3VL(Decoder):
@@ -45,6 +60,7 @@ class Qwen3VL(Decoder):
         self.visual = net.model.visual
         self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
         self.merge: int = self.config.vision_config.spatial_merge_size
+        self.grid = lru_cache(maxsize=8)(torch.inference_mode(False)(self._grid))
         limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
         if given := {name: limit for name, limit in limits.items() if limit is not None}:
             image_processor.size = {**dict(image_processor.size), **given}
@@ -119,27 +135,37 @@ class Qwen3VL(Decoder):
         hooks: TowerHooks | None = None,
         part: Part = nullcontext,
     ) -> Features:
-        tower, unit, acts = self.visual, self.merge**2, hooks or TowerHooks()
-        hidden = self.enter(picture)
-        token = torch.arange(len(hidden) // unit, device=self.device)
+        return self._tower([picture], signals, hooks, part)
+
+    def encode_many(
+        self, pictures: Sequence[PictureInput], signals: Sequence[Signal] = (), part: Part = nullcontext
+    ) -> list[Features]:
+        return parted(self._tower(pictures, signals, None, part), [1] * len(pictures))
+
+    def _tower(
+        self, pictures: Sequence[PictureInput], signals: Sequence[Signal], hooks: TowerHooks | None, part: Part
+    ) -> Features:
+        """The tower on pictures of one grid; on one, if methods act inside it."""
+        tower, unit, acts, grid = self.visual, self.merge**2, hooks or TowerHooks(), self.grid(*pictures[0].grid)
+        hidden = torch.stack([self.enter(picture, grid) for picture in pictures])
+        token = torch.arange(hidden.shape[0] * hidden.shape[1] // unit, device=self.device)
         stream = Stream(
-            hidden[None], token, torch.ones(len(token), device=self.device), unit,
-            rope=self._tower_rope(*picture.grid), windows=self.windows(picture),
-        )  # fmt: skip
-        out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[]])
+            hidden, token, torch.ones(len(token), device=self.device), unit, rope=grid.rope, windows=grid.windows
+        )
+        out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[] for _ in pictures])
         for i, block in enumerate(tower.blocks):
             here = [s for s in signals if getattr(s, "layer", None) in (i, i - len(tower.blocks))]
             windows, mask = None if i in self.global_layers else stream.windows, stream.mask(acts, i)
             for signal in here:
                 if not isinstance(signal, TowerHidden):
                     with part("overhead"):
-                        value, out.costs[signal] = joint_signal(
-                            signal, block, stream.hidden[0], stream.rope, unit, windows, mask
-                        )
-                    out.signals[signal] = (value, stream.token)
+                        made = [joint_signal(signal, block, x, stream.rope, unit, windows, mask) for x in stream.hidden]
+                    values, costs = zip(*made, strict=True)
+                    out.signals[signal] = (torch.cat(values, dim=crop_axis(signal)), stream.token)
+                    out.costs[signal] = sum(costs)
             seen = [len(stream)] if windows is None else [units * unit for units in windows.counts]
             stream.hidden = stream.hidden + joint_attention(
-                block.attn, block.norm1(stream.hidden[0]), stream.rope, windows, mask
+                block.attn, block.norm1(stream.hidden), stream.rope, windows, mask
             )
             stream.act(acts.inside.get(i), i, out)
             fed = len(stream)
@@ -148,9 +174,10 @@ class Qwen3VL(Decoder):
                 if isinstance(signal, TowerHidden):
                     out.signals[signal] = (hidden_signal(signal, stream.hidden, 0, unit), stream.token)
             if i in self.dims.deepstack:
-                stream.deepstack.append(tower.deepstack_merger_list[len(stream.deepstack)](stream.hidden[0]))
+                stream.deepstack.append(tower.deepstack_merger_list[len(stream.deepstack)](stream.hidden.flatten(0, 1)))
             stream.act(acts.behind.get(i), i, out)
-            out.tower_tokens[0].append(TowerLayer(tuple(seen), fed, len(stream)))
+            for counts in out.tower_tokens:
+                counts.append(TowerLayer(tuple(seen), fed, len(stream)))
         out.tokens = self.project(stream.units)
         out.deepstack = (
             torch.stack(stream.deepstack) if stream.deepstack else out.tokens.new_zeros(0, *out.tokens.shape)
@@ -159,14 +186,20 @@ class Qwen3VL(Decoder):
             out.token, out.size = stream.token, stream.size
         return out
 
-    def enter(self, picture: PictureInput) -> Tensor:
+    def enter(self, picture: PictureInput, grid: Grid) -> Tensor:
         """What enters the first tower layer [P, Dt]."""
-        patches: Tensor = self.visual.patch_embed(picture.pixels.to(self.device, self.dtype))
-        return patches + self._places(*picture.grid)
+        total = torch.zeros((), device=self.device, dtype=torch.float32)
+        for place, weight in grid.corners:
+            total = total + weight[:, None] * self.visual.pos_embed.weight[place].float()
+        return self.patches(picture) + total.to(self.dtype)
 
-    def windows(self, picture: PictureInput) -> Windows | None:
-        """Which units see each other in all tower layers but `global_layers`; None: all."""
-        return None
+    def patches(self, picture: PictureInput) -> Tensor:
+        """Patch embeddings [P, Dt]: the stock convolution, whose strides are its kernel, as a matrix product."""
+        convolution = self.visual.patch_embed.proj
+        return linear(picture.pixels.to(self.device, self.dtype), convolution.weight.flatten(1), convolution.bias)
+
+    def _grid(self, height: int, width: int) -> Grid:
+        return Grid(self._tower_rope(height, width), self._corners(height, width), None)
 
     @property
     def global_layers(self) -> Sequence[int]:
@@ -184,11 +217,9 @@ class Qwen3VL(Decoder):
         column = torch.arange(width).reshape(1, width // m, 1, m).expand(height // m, -1, m, -1)
         return row.flatten().to(self.device), column.flatten().to(self.device)
 
-    def _places(self, height: int, width: int) -> Tensor:
-        """Learned position embeddings [P, Dt], resampled bilinearly with corners aligned."""
-        table = self.visual.pos_embed.weight
-        side = round(table.shape[0] ** 0.5)
-        total = torch.zeros((), device=self.device, dtype=torch.float32)
+    def _corners(self, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
+        """Which learned position embeddings a patch is between, and how near: bilinear with corners aligned."""
+        side, corners = round(self.visual.pos_embed.weight.shape[0] ** 0.5), []
         y, x = (
             place * ((side - 1) / max(size - 1, 1))
             for place, size in zip(self._grouped(height, width), (height, width), strict=True)
@@ -197,8 +228,8 @@ class Qwen3VL(Decoder):
             for column in (x.floor(), x.floor() + 1):
                 weight = (1 - (y - row).abs()) * (1 - (x - column).abs())
                 corner = row.clamp(max=side - 1) * side + column.clamp(max=side - 1)
-                total = total + weight[:, None] * table[corner.long()].float()
-        return total.to(self.dtype)
+                corners.append((corner.long(), weight))
+        return corners
 
     def _tower_rope(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """(cos, sin) [P, d]: the first half of the frequencies turns with the row, the second with the column."""

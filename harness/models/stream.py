@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.models.attention import sdpa
-from harness.models.base import Features, Select, TowerHooks
-from harness.models.tower import rotate
+from harness.models.base import Features, Select, TowerHooks, no_bias
+from harness.models.tower import crop_axis, rotate
 from harness.models.windows import Windows
 from pruners.selection import Selection
 
@@ -53,6 +53,8 @@ class Stream:
 
         A class token has size 1; each patch of a unit stands for as many patches as the unit does for units.
         """
+        if hooks.bias is no_bias:
+            return None
         size = torch.cat([self.size.new_ones(self.cls), self.size.repeat_interleave(self.unit)])
         bias = hooks.bias(layer, size)
         return None if bias is None else bias.to(self.hidden)[None, None, None]
@@ -79,13 +81,13 @@ class Stream:
 def joint_attention(
     attention: Any, x: Tensor, rope: Sequence[Tensor], windows: Windows | None, mask: Tensor | None
 ) -> Tensor:
-    """What a module with `qkv` and `proj`, whose own forward takes no mask, makes of x [P, Dt].
+    """What a module with `qkv` and `proj`, whose own forward takes no mask, makes of x [C, P, Dt], each crop by itself.
 
     `mask` [1, 1, 1, P] is added to attention logits.
     """
-    q, k, v = (
-        attention.qkv(x).reshape(len(x), 3, attention.num_heads, x.shape[1] // attention.num_heads).permute(1, 2, 0, 3)
-    )
+    crops, p, width = x.shape
+    split = attention.qkv(x).reshape(crops, p, 3, attention.num_heads, width // attention.num_heads)
+    q, k, v = split.permute(2, 0, 3, 1, 4).flatten(1, 2)  # [C * H, P, d]
     q, k = (rotate(y.float(), rope).to(y.dtype) for y in (q, k))
     if windows is None:
         mixed = sdpa(q[None], k[None], v[None], mask)[0]
@@ -93,5 +95,20 @@ def joint_attention(
         masks = [None] * len(windows.batches) if mask is None else [m.mT for m in windows.split(mask[0].mT)]
         parts = zip(*(windows.split(y) for y in (q, k, v)), masks, strict=True)
         mixed = windows.join([sdpa(*part).transpose(1, 2) for part in parts]).transpose(0, 1)
-    out: Tensor = attention.proj(mixed.flatten(1))
+    out: Tensor = attention.proj(mixed.unflatten(1, (crops, -1)).permute(1, 0, 2, 3).flatten(2))
     return out
+
+
+def parted(out: Features, crops: Sequence[int]) -> list[Features]:
+    """Features of pictures from those of all their crops, of one size each, that nothing has left."""
+    each = len(out.tokens) // sum(crops)
+    tokens = [n * each for n in crops]
+    deepstack = out.deepstack.split(tokens, dim=1)
+    counts, made = iter(out.tower_tokens), []
+    for part, more, n in zip(out.tokens.split(tokens), deepstack, crops, strict=True):
+        costs = {signal: cost * n // sum(crops) for signal, cost in out.costs.items()}
+        made.append(Features(part, more, tower_tokens=[next(counts) for _ in range(n)], costs=costs))
+    for signal, (value, _) in out.signals.items():
+        for features, part in zip(made, value.split(tokens, dim=crop_axis(signal)), strict=True):
+            features.signals[signal] = (part, torch.arange(len(features.tokens), device=part.device))
+    return made

@@ -44,11 +44,13 @@ class Windows:
         return [(many, units) for units, many in sorted(Counter(self.counts).items()) if units]
 
     @cached_property
+    @torch.inference_mode(False)  # it may serve outside of it later
     def order(self) -> Tensor:
         """[n] the units by size of their window, then window."""
         return (self._count(self.window)[self.window] * len(self.counts) + self.window).argsort(stable=True)
 
     @cached_property
+    @torch.inference_mode(False)
     def back(self) -> Tensor:
         """[n] where each unit stands in `order`."""
         return self.order.argsort()

@@ -13,9 +13,10 @@ from rich.progress import track
 from torch.nn.functional import kl_div
 
 from harness.engine import Engine, Request
+from harness.engine.features import FeatureCache
 from harness.engine.parts import ignore
 from harness.engine.prefill import Prefill, Prefilled
-from harness.engine.vision import FeatureCache, Vision
+from harness.engine.vision import Vision
 from harness.models.base import Features, Model, Prompt
 from harness.runs.backend import Backend
 from harness.runs.cells import make_benchmark, make_pruner
@@ -100,7 +101,7 @@ def chosen(config: RunConfig) -> list[Request]:
 def ready(model: Model, request: Request) -> Ready:
     """A prompt with the features of its pictures, which all passes over it share."""
     prompt = model.prepare(request)
-    return request, prompt, Vision(model, NoPruning(), FeatureCache(0), ignore).features(request, prompt)
+    return request, prompt, Vision(model, NoPruning(), FeatureCache(0), ignore).features([(request, prompt)])[0]
 
 
 def prefill(model: Model, pruner: Pruner, sample: Ready) -> Prefilled:

@@ -17,9 +17,10 @@ from torch import Tensor
 from harness.engine import Decoding, Request
 from harness.engine.cache import SlotCache
 from harness.engine.decode import Decode
+from harness.engine.features import FeatureCache
 from harness.engine.parts import ignore
 from harness.engine.prefill import Prefill, Prefilled
-from harness.engine.vision import FeatureCache, Vision
+from harness.engine.vision import Vision
 from harness.models import Model
 from harness.models.base import Prompt
 from pruners import DSTP, DivPrune, FastV, NoPruning, Pipeline, Pruner, Random, VisionPulse
@@ -47,7 +48,7 @@ def drive(model: Model, request: Request, pruner: Pruner, forced: list[int]) -> 
     pruner.check(model.info)
     pruner = pruner.resolved(model.info)
     prompt = model.prepare(request)
-    features = Vision(model, pruner, FeatureCache(0), ignore).features(request, prompt)
+    features = Vision(model, pruner, FeatureCache(0), ignore).features([(request, prompt)])[0]
     prefill = Prefill(model, pruner, ignore)
     (done,) = prefill.run([(request, prompt, features)])
     cache = SlotCache(model.dims, model.axes, 1, model.device, model.dtype)
@@ -56,12 +57,13 @@ def drive(model: Model, request: Request, pruner: Pruner, forced: list[int]) -> 
     decode.admit(0, done, prefill.begin(done))
     rows, out = [done.logits], Driven(done.logits, done)
     for t, token in enumerate(forced, 1):
-        upcoming = decode.upcoming.mask if decode.upcoming else decode.visible
-        out.visible.append(torch.nonzero(upcoming[0]).flatten().tolist())
-        rows.append(decode.step(torch.full((cache.rows,), token), [0])[0])
+        step = decode.step
+        out.visible.append(torch.nonzero(step.decided[0]).flatten().tolist())
+        step.tokens.fill_(token)
+        rows.append(decode.advance([0])[0])
         if decode.stepper:
-            out.read.append([float(layer[0]) for layer in decode.read])
-            out.triggers += [t] if decode.triggers[0] else []
+            out.read.append(step.read[:, 0].tolist())
+            out.triggers += [t] if step.triggers[0] else []
     out.logits = torch.stack(rows)
     return out
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from harness.accounting.flops import vision_flops
 from harness.engine import Request
+from harness.engine.features import FeatureCache
 from harness.engine.parts import ignore
-from harness.engine.vision import FeatureCache, Vision
+from harness.engine.vision import Vision
 from harness.models.base import Features
 from pruners import ModelInfo, Pipeline, Pruner, Selection, ToMe, View
 from pruners.signals import Signal, TowerHidden, TowerKeys
@@ -36,7 +37,7 @@ def prompted(name: str) -> Any:
 def features(model: Any, pruner: Pruner) -> list[Features]:
     request = Request("s", ())
     vision = Vision(model, pruner.resolved(model.info), FeatureCache(0), ignore)
-    return vision.features(request, model.prepare(request))
+    return vision.features([(request, model.prepare(request))])[0]
 
 
 def close(got: Tensor, want: Tensor) -> None:

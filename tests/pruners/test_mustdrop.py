@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from harness.engine import Decoding, Engine, Request
+from harness.engine.features import FeatureCache
 from harness.engine.parts import ignore
 from harness.engine.prefill import Prefill, Prefilled
-from harness.engine.vision import FeatureCache, Vision
+from harness.engine.vision import Vision
 from harness.golden.scene import Bare, prefill
 from harness.models.known import INTERNVL, LLAVA, QWEN
 from pruners import DSTP, FastV, ModelInfo, MustDrop, Pipeline, Pruner, PrunerError, VisionZip
@@ -129,7 +130,7 @@ def test_stages(
 def prefilled(model: Prompted, pruner: Pruner) -> Prefilled:
     pruner, request = pruner.resolved(model.info), Request("s", ())
     prompt = model.prepare(request)
-    features = Vision(model, pruner, FeatureCache(0), ignore).features(request, prompt)
+    features = Vision(model, pruner, FeatureCache(0), ignore).features([(request, prompt)])[0]
     (done,) = Prefill(model, pruner, ignore).run([(request, prompt, features)])
     return done
 

@@ -50,7 +50,8 @@ def view(seed: int = 0, slots: int = 2) -> tuple[StepView, Tensor]:
         layer=17, logits=visual, valid=valid, kept=valid, visible=valid,
         place=torch.where(valid, BEFORE + torch.arange(N), 0), length=torch.full((slots,), BEFORE + N + AFTER),
         step=torch.zeros(slots, dtype=torch.long), state={},
-        rest=lambda temperature: (text / temperature).logsumexp(-1), reserve=lambda rows: visual,
+        longest=BEFORE + N + AFTER, rest=lambda temperature: (text / temperature).logsumexp(-1),
+        reserve=lambda: visual,
     ), logits  # fmt: skip
 
 

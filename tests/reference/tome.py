@@ -95,5 +95,5 @@ def entering(model: Any, picture: Any) -> list[tuple[Tensor, Tensor | None, list
     units, pairs = [(r, c) for r in range(rows) for c in range(columns)], model.info.tower_head_dim // 4
     places = [(2 * r + i, 2 * c + j) for r, c in units for i in (0, 1) for j in (0, 1)]
     angles = torch.tensor([[at * 1e4 ** (-k / pairs) for at in place for k in range(pairs)] for place in places])
-    window = [r // 2 * ((columns + 1) // 2) + c // 2 for r, c in units] if model.windows(picture) else []
-    return [(model.enter(picture), angles, window)]
+    window = [r // 2 * ((columns + 1) // 2) + c // 2 for r, c in units] if model.grid(*picture.grid).windows else []
+    return [(model.enter(picture, model.grid(*picture.grid)), angles, window)]

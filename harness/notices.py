@@ -1,0 +1,12 @@
+"""What a user should know once: a slower path that was taken, and why."""
+
+import logging
+from functools import cache
+
+_log = logging.getLogger("vtpbench")
+
+
+@cache
+def say_once(message: str) -> None:
+    """Log a warning, the first time only that it is given."""
+    _log.warning(message)
