@@ -33,9 +33,9 @@ NEW = 96
 Replies = list[list[int]]
 
 
-def ours(model: Model, requests: Sequence[Request], slots: int) -> Replies:
+def ours(model: Model, requests: Sequence[Request], slots: int, compiled: bool) -> Replies:
     """Replies of our engine; no vision features are kept from the round before."""
-    engine = Engine(model, slots=slots, feature_cache_mb=0)
+    engine = Engine(model, slots=slots, feature_cache_mb=0, compiled=compiled)
     traces = engine.run(requests, NoPruning(), Decoding(max_new_tokens=NEW))
     by_id = {trace.id: trace.token_ids for trace in traces}
     return [by_id[request.id] for request in requests]
@@ -81,7 +81,7 @@ def measure(runs: dict[str, Callable[[], Replies]], rounds: int) -> tuple[dict[s
 def main() -> None:
     """Print one line of JSON, or a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     asked = parser.parse_args()
@@ -99,8 +99,9 @@ def main() -> None:
     }  # fmt: skip
     speed, replies = measure(
         {
-            "engine_slots1": partial(ours, model, requests, 1),
-            "engine_slots16": partial(ours, model, requests, 16),
+            "engine_slots1": partial(ours, model, requests, 1, compiled=True),
+            "engine_slots16": partial(ours, model, requests, 16, compiled=True),
+            "engine_eager16": partial(ours, model, requests, 16, compiled=False),
             "generate_single": partial(theirs, net, model, requests, 1),
             "generate_batch16": partial(theirs, net, model, requests, 16),
             "generate_static": partial(theirs, net, model, requests, 1, **static),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from itertools import chain
+from typing import TypeVar
 
 import torch
 
@@ -23,6 +26,7 @@ Made = TypeVar("Made")
 Item = TypeVar("Item")
 Prepared = tuple[Request, Prompt]
 Failure = tuple[Request, Exception]
+Looked = tuple[list[Entry], list[Failure]]
 
 
 @dataclass
@@ -36,9 +40,9 @@ class Pack:
 class Ahead:
     """Takes requests one pack ahead of who iterates over the packs.
 
-    On a CPU all of it runs in a thread of its own beside decoding, and the two share the threads that torch may use; on
-    a GPU pictures and tower do, on a stream of their own, and prefill waits its turn. With one CPU thread, or where
-    somebody counts what runs, nothing runs in the background.
+    Pictures and tower run in a thread of their own, on a GPU on a stream of their own. On a CPU so does prefill, unless
+    its samples are waited for before it has begun, and the two threads share those that torch may use; with one torch
+    thread, or where somebody counts what runs, nothing runs in the background.
 
     Args:
         samples: how many to a pack, asked once, with the first prompt.
@@ -55,36 +59,45 @@ class Ahead:
         self.ask, self.samples = samples, 0
         self.device = vision.model.device
         self.cpu, self.threads = self.device.type == "cpu", torch.get_num_threads()
+        self.parts = 2 if self.cpu else 1
+        """Pieces into which the prefill of a pack is cut, so that both threads can take one."""
         self.background = background and not (self.cpu and self.threads == 1)
         self.stream = torch.cuda.Stream(self.device) if self.background and self.device.type == "cuda" else None
 
     def __iter__(self) -> Iterator[Pack]:
         if not self.background:
             while (made := self._look()) is not None:
-                yield self._filled(*made)
+                yield self._filled(self.prefill, made)
             return
-        work = self._all if self.cpu else self._look
+        own = copy(self.prefill)  # two threads can prefill at a time
         with ThreadPoolExecutor(1, "vtpbench-ahead") as pool:
+            looks, parts = deque([pool.submit(self._look), pool.submit(self._look)]), list[Future[Pack]]()
             try:
                 self._share_threads(pool)
-                coming: Future[Any] = pool.submit(work)
-                while (made := coming.result()) is not None:
-                    coming = pool.submit(work)
-                    yield made if self.cpu else self._filled(*self._handed_over(*made))
+                while True:
+                    # What has not begun when somebody waits for it, he does himself.
+                    mine = [i for i in range(self.parts) if not parts or parts[i].cancel()]
+                    made = looks.popleft().result()
+                    if made is None:
+                        return
+                    looks.append(pool.submit(self._look))
+                    theirs = [part for part in parts if not part.cancelled()]
+                    parts = [pool.submit(self._part, own, looks[0], i) for i in range(self.parts) if self.cpu]
+                    packs = [self._filled(self.prefill, self._split(made, i)) for i in mine]
+                    packs += [part.result() for part in theirs]
+                    yield Pack([d for pack in packs for d in pack.done], [f for pack in packs for f in pack.failed])
             finally:
+                for task in (*looks, *parts):
+                    task.cancel()
                 torch.set_num_threads(self.threads)
 
     def _share_threads(self, pool: ThreadPoolExecutor) -> None:
         """On a CPU, both sides get half of torch's threads: more of them than cores would wait for each other."""
         if self.cpu:
-            pool.submit(torch.set_num_threads, self.threads // 2).result()
-            torch.set_num_threads(self.threads - self.threads // 2)
+            for submit in (pool.submit, lambda work, n: work(n)):
+                submit(torch.set_num_threads, self.threads // 2)
 
-    def _all(self) -> Pack | None:
-        made = self._look()
-        return None if made is None else self._filled(*made)
-
-    def _look(self) -> tuple[list[Entry], list[Failure]] | None:
+    def _look(self) -> Looked | None:
         """The next samples with their vision features; None: there are no more requests."""
         prompts, failed, tokens = list[Prepared](), list[Failure](), 0
         while not self.samples or (len(prompts) + len(failed) < self.samples and tokens < TOKENS):
@@ -106,18 +119,26 @@ class Ahead:
         features = self.vision.features(prompts)
         return [(*prompt, own) for prompt, own in zip(prompts, features, strict=True)]
 
-    def _filled(self, entries: list[Entry], failed: list[Failure]) -> Pack:
-        done, lost = each_alone(self.prefill.run, entries)
+    def _part(self, prefill: Prefill, looked: Future[Looked | None], i: int) -> Pack:
+        return self._filled(prefill, self._split(looked.result() or ([], []), i))
+
+    def _split(self, looked: Looked, i: int) -> Looked:
+        entries, failed = looked
+        return entries[i :: self.parts], failed[i :: self.parts]
+
+    def _filled(self, prefill: Prefill, looked: Looked) -> Pack:
+        entries, failed = looked
+        self._hand_over(entries)
+        done, lost = each_alone(prefill.run, entries)
         return Pack(done, failed + [(entry[0], error) for entry, error in lost])
 
-    def _handed_over(self, entries: list[Entry], failed: list[Failure]) -> tuple[list[Entry], list[Failure]]:
-        """Tells the allocator that another stream goes on to use what was made on this one's."""
+    def _hand_over(self, entries: list[Entry]) -> None:
+        """Tell the allocator that another stream goes on to use what was made on this one's."""
+        if self.stream is None:
+            return
         here = torch.cuda.current_stream(self.device)
-        for _, _, pictures in entries:
-            for features in pictures:
-                for tensor in tensors(features):
-                    tensor.record_stream(here)
-        return entries, failed
+        for tensor in chain(*(tensors(features) for _, _, pictures in entries for features in pictures)):
+            tensor.record_stream(here)
 
 
 def each_alone(

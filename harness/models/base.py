@@ -54,12 +54,16 @@ class PictureInput:
     place: Tensor | None = None
 
     @classmethod
-    def of(cls, pixels: Tensor, grid: tuple[int, int], place: Tensor | None = None) -> PictureInput:
+    def of(
+        cls, pixels: Tensor, grid: tuple[int, int], place: Tensor | None = None, image: Any = None, **options: Any
+    ) -> PictureInput:
+        """With a key of the image, from which pixels follow under these options; without an image, of the pixels."""
+        if pixels.is_meta:
+            return cls(pixels, grid, "", place)
+        shown = pixels.numpy().tobytes() if image is None else image.tobytes()
         told = b"" if place is None else place.numpy().tobytes()
-        key = (
-            "" if pixels.is_meta else hashlib.sha256(pixels.numpy().tobytes() + told + repr(grid).encode()).hexdigest()
-        )
-        return cls(pixels, grid, key, place)
+        about = repr((grid, options, image and (image.size, image.mode))).encode()
+        return cls(pixels, grid, hashlib.sha256(shown + told + about).hexdigest(), place)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class InternVL(CropModel):
                 (image.height, image.width), (size["height"], size["width"]),
                 processor.min_patches, processor.max_patches,
             )  # fmt: skip
-        return PictureInput.of(pixels, (rows, columns)), self.tiles(rows, columns)
+        return PictureInput.of(pixels, (rows, columns), image=image), self.tiles(rows, columns)
 
     def tiles(self, rows: int, columns: int) -> list[Crop]:
         """The crops of a picture: tiles row by row, then, if there are several, the whole picture once more."""

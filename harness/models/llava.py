@@ -85,7 +85,7 @@ class Llava(CropModel):
     def look(self, image: Any) -> tuple[PictureInput, list[Crop]]:
         check_aspect(image)
         pixels = self.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        return PictureInput.of(pixels, (1, 1)), [self.crop(image.height, image.width)]
+        return PictureInput.of(pixels, (1, 1), image=image), [self.crop(image.height, image.width)]
 
     def crop(self, height: int, width: int) -> Crop:
         """The square that the tower sees, in fractions of the picture: padding lies outside 0..1."""

@@ -56,7 +56,7 @@ class LlavaNext(Llava):
         pixels = self.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
         rows, columns = self.tiles(image.height, image.width)
         crops, place = self.arrange(image.height, image.width)
-        return PictureInput.of(pixels, (rows, columns), place), crops
+        return PictureInput.of(pixels, (rows, columns), place, image), crops
 
     def tiles(self, height: int, width: int) -> tuple[int, int]:
         """Tiles per column and row of a picture of so many pixels."""

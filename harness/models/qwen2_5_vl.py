@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness.accounting.dims import Dims
 from harness.models import qwen3_vl
-from harness.models.base import PictureInput
 from harness.models.qwen3_vl import Grid, Qwen3VL
 from harness.models.sizes import rope_parameters, rope_turns
 from harness.models.windows import Windows
@@ -29,8 +28,8 @@ class Qwen25VL(Qwen3VL):
         super().__init__(net, tokenizer, image_processor, name, **limits)
         self.info, self.dims = info(self.config, name), dims(self.config, self.dtype.itemsize)
 
-    def enter(self, picture: PictureInput, grid: Grid) -> Tensor:
-        return self.patches(picture)
+    def enter(self, pixels: Tensor, grid: Grid) -> Tensor:
+        return self.patches(pixels)
 
     def _grid(self, height: int, width: int) -> Grid:
         vision = self.config.vision_config

@@ -100,33 +100,28 @@ class Qwen3VL(Decoder):
         except ValueError as error:  # extreme aspect ratios
             raise BadSample(f"the image processor refuses the picture: {error}") from error
         _, height, width = out["image_grid_thw"][0].tolist()
-        return PictureInput.of(out["pixel_values"], (height, width))
+        return PictureInput.of(out["pixel_values"], (height, width), image=image, **options)
 
     def layout_prompt(self, ids: list[int], pictures: tuple[PictureInput, ...]) -> Prompt:
         """Expand each picture's placeholder and number everything: text counts on, a picture spans a grid (M-RoPE)."""
         image_token = self.config.image_token_id
         check_placeholders(ids, image_token, len(pictures))
         grids = [self._tokens(picture) for picture in pictures]
-        left, out, position, columns, visual = iter(grids), [], 0, [], []
-        for token in ids:
-            if token != image_token:
-                columns.append(torch.full((3, 1), position))
-                out.append(token)
-                position += 1
-                continue
-            rows, across = next(left)
-            n = rows * across
-            place = torch.arange(n)
-            grid = torch.stack([torch.zeros(n, dtype=torch.long), place // across, place % across])
-            columns.append(grid + position)
-            visual.append(torch.arange(n) + len(out))
-            out += [image_token] * n
-            position += max(rows, across)
-        none = torch.zeros(0, dtype=torch.long)
+        layout, out, position, columns, start = layout_of(tuple(grids)), list[int](), 0, list[Tensor](), 0
+        for i, (rows, across) in enumerate([*grids, (0, 0)]):
+            end = ids.index(image_token, start) if i < len(grids) else len(ids)
+            columns.append(torch.arange(position, position + end - start).expand(3, -1))
+            out += [*ids[start:end], *[image_token] * (rows * across)]
+            position, start = position + end - start, end + 1
+            if i < len(grids):
+                here = layout.picture == i
+                columns.append(torch.stack([torch.zeros_like(layout.row[here]), layout.row[here], layout.column[here]]))
+                columns[-1] += position
+                position += max(rows, across)
+        row = torch.tensor(out)
         return Prompt(
-            torch.tensor(out), torch.cat(columns, dim=1), position, torch.cat([none, *visual]),
-            VisualLayout.of_grids(grids), pictures,
-        )  # fmt: skip
+            row, torch.cat(columns, dim=1), position, (row == image_token).nonzero().flatten(), layout, pictures
+        )
 
     def encode(
         self,
@@ -147,7 +142,7 @@ class Qwen3VL(Decoder):
     ) -> Features:
         """The tower on pictures of one grid; on one, if methods act inside it."""
         tower, unit, acts, grid = self.visual, self.merge**2, hooks or TowerHooks(), self.grid(*pictures[0].grid)
-        hidden = torch.stack([self.enter(picture, grid) for picture in pictures])
+        hidden = self.enter(torch.stack([picture.pixels for picture in pictures]), grid)
         token = torch.arange(hidden.shape[0] * hidden.shape[1] // unit, device=self.device)
         stream = Stream(
             hidden, token, torch.ones(len(token), device=self.device), unit, rope=grid.rope, windows=grid.windows
@@ -186,17 +181,17 @@ class Qwen3VL(Decoder):
             out.token, out.size = stream.token, stream.size
         return out
 
-    def enter(self, picture: PictureInput, grid: Grid) -> Tensor:
-        """What enters the first tower layer [P, Dt]."""
+    def enter(self, pixels: Tensor, grid: Grid) -> Tensor:
+        """What enters the first tower layer [C, P, Dt], of the pixels of pictures of one grid."""
         total = torch.zeros((), device=self.device, dtype=torch.float32)
         for place, weight in grid.corners:
             total = total + weight[:, None] * self.visual.pos_embed.weight[place].float()
-        return self.patches(picture) + total.to(self.dtype)
+        return self.patches(pixels) + total.to(self.dtype)
 
-    def patches(self, picture: PictureInput) -> Tensor:
-        """Patch embeddings [P, Dt]: the stock convolution, whose strides are its kernel, as a matrix product."""
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Patch embeddings [C, P, Dt]: the stock convolution, whose strides are its kernel, as a matrix product."""
         convolution = self.visual.patch_embed.proj
-        return linear(picture.pixels.to(self.device, self.dtype), convolution.weight.flatten(1), convolution.bias)
+        return linear(pixels.to(self.device, self.dtype), convolution.weight.flatten(1), convolution.bias)
 
     def _grid(self, height: int, width: int) -> Grid:
         return Grid(self._tower_rope(height, width), self._corners(height, width), None)
@@ -245,6 +240,12 @@ class Qwen3VL(Decoder):
     def rope_axis(self) -> Tensor:
         """[d / 2] the axis that turns each pair of channels."""
         return torch.tensor(rope_axes(self.config.text_config), device=self.device)
+
+
+@lru_cache(maxsize=64)
+def layout_of(grids: tuple[tuple[int, int], ...]) -> VisualLayout:
+    """Layout of pictures of so many rows and columns of visual tokens."""
+    return VisualLayout.of_grids([*grids])
 
 
 def rope_axes(text: Any) -> list[int]:

@@ -96,4 +96,4 @@ def entering(model: Any, picture: Any) -> list[tuple[Tensor, Tensor | None, list
     places = [(2 * r + i, 2 * c + j) for r, c in units for i in (0, 1) for j in (0, 1)]
     angles = torch.tensor([[at * 1e4 ** (-k / pairs) for at in place for k in range(pairs)] for place in places])
     window = [r // 2 * ((columns + 1) // 2) + c // 2 for r, c in units] if model.grid(*picture.grid).windows else []
-    return [(model.enter(picture, model.grid(*picture.grid)), angles, window)]
+    return [(model.enter(picture.pixels[None], model.grid(*picture.grid))[0], angles, window)]
