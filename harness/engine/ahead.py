@@ -87,8 +87,10 @@ class Ahead:
                     packs += [part.result() for part in theirs]
                     yield Pack([d for pack in packs for d in pack.done], [f for pack in packs for f in pack.failed])
             finally:
-                for task in (*looks, *parts):
-                    task.cancel()
+                for look in looks:
+                    look.cancel()
+                for part in parts:
+                    part.cancel()
                 torch.set_num_threads(self.threads)
 
     def _share_threads(self, pool: ThreadPoolExecutor) -> None:

@@ -33,9 +33,9 @@ class Runner:
 
     def __init__(self, step: Step, compiled: bool, captured: bool) -> None:
         self.step, self.captured = step, captured
-        self.forward = (
-            torch.compile(step.forward, fullgraph=True, options={"cpp_wrapper": True}) if compiled else step.forward
-        )
+        self.forward = step.forward
+        if compiled:
+            self.forward = torch.compile(step.forward, fullgraph=True, options={"cpp_wrapper": not captured})
         self.graphs: dict[tuple[int, ...], Graph | None] = {}
         self.pool = torch.cuda.graph_pool_handle() if captured else None
         self.version: object = None
