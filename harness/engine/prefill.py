@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from harness.engine.signals import Record, record_layer, token_axis
 from harness.engine.trace import Request
 from harness.models.attention import sdpa, step_logits
 from harness.models.base import Features, Model, Prompt
+from harness.models.varlen import packed, works
 from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal
@@ -63,6 +65,8 @@ class Prefill:
         self.at_layers = [stage.layers(model.info.depth) for stage in self.stages]
         self.biased = [s for s in self.stages if type(s).bias is not Pruner.bias]
         self.recall = next((how for stage in self.stages if (how := stage.recalls())), None)
+        d = model.dims
+        self.varlen = works(model.device, model.dtype, d.heads, d.kv_heads, d.head_dim)
         self.segments: list[Segment] = []
         self.records: list[list[Record]] = []
         self.caches: list[list[LayerCache]] = []
@@ -253,7 +257,10 @@ class Prefill:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention inside each segment; declared signals are recorded, keys and values stored."""
         lengths = [len(segment) for segment in self.segments]
-        out = []
+        out, together = [], self.varlen and not self.biased
+        if together:
+            ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(query.device, non_blocking=True)
+            out.append(packed(query, key, value, ends, max(lengths)))
         parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
         for s, (q, k, v) in enumerate(parts):
             segment = self.segments[s]
@@ -261,12 +268,14 @@ class Prefill:
             with self.part("overhead"):
                 for signals, state, record in zip(self.signals, segment.states, self.records[s], strict=True):
                     segment.overhead += record_layer(signals, layer, segment, state, record, q[0], k[0], v[0], mask)
-            out.append(sdpa(q, k, v, mask, causal=mask is None))
+            if not together:
+                out.append(sdpa(q, k, v, mask, causal=mask is None))
             if self.watched:
                 row = step_logits(q[:, :, -1:], k)[0]
                 self.last[s].append((row if mask is None else row + mask[-1].float(), segment.columns()))
+            own = k[0].contiguous(), v[0].contiguous()  # they share memory with queries and other samples
             self.caches[s].append(
-                LayerCache(k[0], v[0], segment.columns(), segment.index, segment.size, segment.positions,
+                LayerCache(*own, segment.columns(), segment.index, segment.size, segment.positions,
                            segment.next_position, segment.visual_count)
             )  # fmt: skip
         return torch.cat(out, dim=1)

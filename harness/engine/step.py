@@ -17,6 +17,7 @@ from harness.engine.segment import TEXT
 from harness.engine.watch import Watch
 from harness.models.attention import grouped, sdpa, step_logits
 from harness.models.base import Model
+from harness.models.varlen import slotted, works
 from pruners.base import Pruner, PrunerError
 from pruners.views import Entries, State, StepView
 
@@ -62,6 +63,8 @@ class Step:
         self.query: Tensor | None = None
         self.merges = False
         self.watch: Watch | None = None
+        d = model.dims
+        self.varlen = works(model.device, model.dtype, d.heads, d.kv_heads, d.head_dim)
         self.from_layer, self.greedy = 0, False
         self.longest: Sequence[int] = ()
 
@@ -107,6 +110,9 @@ class Step:
             logits = step_logits(query, entries.keys[:, :, :n]) + (0 if bias is None else bias[:, :, 0])
             hidden = ~valid.repeat_interleave(logits.shape[1] // valid.shape[1], 1)
             self.watch.look(logits.masked_fill(hidden, -torch.inf), entries.column[:, :, :n])
+        hides = self.stepper is not None or bias is not None
+        if self.varlen and not hides:
+            return slotted(query, entries.keys, entries.values, entries.length + 1, n)
         mask = valid[:, :, None]
         if bias is not None:
             mask = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~mask, -torch.inf) + bias.to(query.dtype)
