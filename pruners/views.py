@@ -270,6 +270,7 @@ class Visible:
         from_layer: earlier layers see everything they hold.
         merged: [S] slots that see one more token, the mean of the keys and values of all kept ones.
         triggers: [S] slots in which this step re-selected; the trace lists these steps.
+        most: no slot shows more columns; None: not known.
     """
 
     mask: Tensor
@@ -278,6 +279,7 @@ class Visible:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     merged: Tensor | None = None
     triggers: Tensor | None = None
+    most: int | None = None
 
 
 Recall = Literal["recompute", "shadow", "dense"]

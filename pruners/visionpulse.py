@@ -70,7 +70,8 @@ class VisionPulse(Pruner):
         if self.block is not None:
             return Visible(self._blocks(view, self.block, n), view.layer + 1)
         wanted = self.count(view, n).floor().long().clamp(min=1).minimum(n)
-        return Visible(ranks(view.logits.mean(1)) < wanted[:, None], view.layer)
+        most = int(self.high * view.logits.shape[-1]) + 1  # float32 may round the product up
+        return Visible(ranks(view.logits.mean(1)) < wanted[:, None], view.layer, most=most)
 
     def mass(self, view: StepView) -> Tensor:
         """[S] visual attention mass at temperature tau, the highest of the heads."""

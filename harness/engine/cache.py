@@ -107,10 +107,14 @@ class SlotCache:
 
     def longest(self) -> tuple[int, ...]:
         """Entries that the next step attends to in every layer, its own included."""
-        return tuple((-(-(self.lengths.max(1) + 1) // self.block) * self.block).tolist())
+        return tuple(self.rounded(n + 1) for n in self.lengths.max(1).tolist())
+
+    def rounded(self, n: int) -> int:
+        """To whole blocks."""
+        return -(-n // self.block) * self.block
 
     def _grow(self, layer: Layer, room: int, heads: int = 1) -> None:
-        more = -(-room // self.block) * self.block - layer.capacity
+        more = self.rounded(room) - layer.capacity
         if heads > layer.column.shape[1]:
             layer.column = layer.column.expand(-1, heads, -1).clone()
         if more <= 0:

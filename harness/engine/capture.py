@@ -36,46 +36,46 @@ class Runner:
         self.forward = step.forward
         if compiled:
             self.forward = torch.compile(step.forward, fullgraph=True, options={"cpp_wrapper": not captured})
-        self.graphs: dict[tuple[int, ...], Graph | None] = {}
+        self.graphs: dict[tuple[tuple[int, ...], int], Graph | None] = {}
         self.pool = torch.cuda.graph_pool_handle() if captured else None
         self.version: object = None
         if captured:
             step.cache.block = BLOCK
 
-    def __call__(self, longest: tuple[int, ...]) -> Tensor:
+    def __call__(self, longest: tuple[int, ...], text: int) -> Tensor:
         """Logits [S, V] of the next step."""
         if not self.captured or self.step.watch is not None:
-            return self._plain(longest)
+            return self._plain(longest, text)
         if self.version != self.step.version:
             self.graphs, self.version = {}, self.step.version
-        if longest not in self.graphs:
-            self.graphs[longest] = None
-            return self._plain(longest)
-        held = self.graphs[longest] or self._capture(longest)
+        if (longest, text) not in self.graphs:
+            self.graphs[longest, text] = None
+            return self._plain(longest, text)
+        held = self.graphs[longest, text] or self._capture(longest, text)
         if held is None:
-            return self._plain(longest)
+            return self._plain(longest, text)
         held.graph.replay()
         self.step.view, self.step.query = held.view, held.query
         return held.logits
 
-    def _plain(self, longest: tuple[int, ...]) -> Tensor:
+    def _plain(self, longest: tuple[int, ...], text: int) -> Tensor:
         try:
-            return self.forward(longest)
+            return self.forward(longest, text)
         except Exception as error:
             if self.forward == self.step.forward:
                 raise
             say_once(f"decode steps are not compiled, which is slower: {str(error).strip().splitlines()[0]}")
             self.forward = self.step.forward
-            return self.forward(longest)
+            return self.forward(longest, text)
 
-    def _capture(self, longest: tuple[int, ...]) -> Graph | None:
+    def _capture(self, longest: tuple[int, ...], text: int) -> Graph | None:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                logits = self.forward(longest)
+                logits = self.forward(longest, text)
         except Exception as error:
             say_once(f"decode steps are not captured, which is slower: {str(error).strip().splitlines()[0]}")
             self.captured = False
             return None
-        held = self.graphs[longest] = Graph(graph, logits, self.step.view, self.step.query)
+        held = self.graphs[longest, text] = Graph(graph, logits, self.step.view, self.step.query)
         return held

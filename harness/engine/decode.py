@@ -65,6 +65,8 @@ class Decode:
         self.run = Runner(self.step, compiled, captured)
         self.fetching: list[int] = []
         """Slots whose next pass shows tokens that have to be brought back first."""
+        self.visual = np.zeros(cache.rows, dtype=np.int64)
+        """Visual entries that prefill left in the monitored layer."""
         self.looked = np.zeros(cache.rows, dtype=np.int64)
 
     @torch.inference_mode()
@@ -72,6 +74,7 @@ class Decode:
         """Reset a slot's step state for a new sample, whose entries are in the cache already."""
         step = self.step
         step.generated[slot], step.live[slot] = 0, True
+        self.visual[slot] = done.visual[step.monitored]
         if self.stepper is None or step.kept.is_meta:
             return
         self._widen(max(0, done.segment.width - step.visible.shape[1]))
@@ -115,7 +118,7 @@ class Decode:
     def release(self, slot: int) -> None:
         """Forget the sample of a slot; what was decided for it is void."""
         step = self.step
-        step.kept[slot], step.live[slot] = False, False
+        step.kept[slot], step.live[slot], self.visual[slot] = False, False, 0
         for value in step.state.values():
             value[slot] = 0
         self.fetching = [other for other in self.fetching if other != slot]
@@ -140,7 +143,8 @@ class Decode:
                 self.fetching = []
             if self.stepper is not None:
                 self.looked = self.cache.lengths[step.monitored] + 1
-            logits = self.run(self.cache.longest())
+            text = int((self.cache.lengths[step.monitored] - self.visual).max()) + 1 if self.stepper else 0
+            logits = self.run(self.cache.longest(), self.cache.rounded(text))
             self.cache.lengths[:, live] += 1
             if self.recall is not None and step.view is not None:
                 self._choose(self.recall, step.view)

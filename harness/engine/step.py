@@ -7,6 +7,7 @@ compiled and captured (`harness.engine.capture`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,18 @@ from harness.models.base import Model
 from harness.models.varlen import slotted, works
 from pruners.base import Pruner, PrunerError
 from pruners.views import Entries, State, StepView
+
+WORTH = 0.5
+"""Share of the entries up to which copying the shown ones together costs less than reading past the others."""
+
+
+class Compact(NamedTuple):
+    """The shown entries of layers that all hold the same: which ones they are [S, m], which of these count [S, 1, m],
+    and how many are visual [S]."""
+
+    entries: Tensor
+    valid: Tensor
+    visual: Tensor
 
 
 class Step:
@@ -46,6 +59,9 @@ class Step:
         self.biased = [s for s in stages if type(s).bias is not Pruner.bias]
         self.stepper = next((s for s in stages if "step" in s.moments()), None)
         self.recalls = self.stepper is not None and self.stepper.recalls() is not None
+        before = {"picture", "encoder", "embed", "step"}
+        self.alike = not self.biased and not self.recalls and all(before >= set(s.moments()) for s in stages)
+        """Whether all layers hold the same entries in the same order."""
         self.monitored = self.stepper.step_layer(model.info.depth) if self.stepper else -1
         cache.tracks_positions = bool(self.biased)
 
@@ -67,16 +83,18 @@ class Step:
         self.varlen = works(model.device, model.dtype, d.heads, d.kv_heads, d.head_dim)
         self.from_layer, self.greedy = 0, False
         self.longest: Sequence[int] = ()
+        self.text = 0
+        self.compact: Compact | None = None
 
     @property
     def version(self) -> object:
         """Changes when buffers move."""
         return self.cache.grown, self.visible.shape[1], self.seen is None
 
-    def forward(self, longest: Sequence[int]) -> Tensor:
+    def forward(self, longest: Sequence[int], text: int) -> Tensor:
         """Logits [S, V] after `tokens`, attending to the first `longest[layer]` entries of every layer, as far as they
-        are there; the new ones included."""
-        self.longest = longest
+        are there; the new ones included. `text`: no slot has more entries that are not visual."""
+        self.longest, self.text, self.compact = longest, text, None
         if self.stepper is not None:
             self.visible.copy_(self.decided)
             self.merged.copy_(self.merging)
@@ -101,10 +119,15 @@ class Step:
         entries, n = self.cache.append(layer, key, value), self.longest[layer]
         valid = (self.cache.places[:n] <= entries.length[:, None])[:, None]
         bias = self._bias(layer, entries, n)
+        keys, values = entries.keys[:, :, :n], entries.values[:, :, :n]
         if self.stepper is not None:
             if layer == self.monitored:
                 self._monitor(self.stepper, entries, query, n, valid, bias)
-            if not query.is_meta:  # no values: as if everything were seen
+            if self.compact is not None and layer >= self.from_layer:
+                shown = self.cache.row[:, None], slice(None), self.compact.entries
+                keys, values = keys[shown].transpose(1, 2), values[shown].transpose(1, 2)
+                valid, self.read[layer] = self.compact.valid, self.compact.visual
+            elif not query.is_meta:  # no values: as if everything were seen
                 valid = valid & self._shown(layer, entries, n)
         if self.watch is not None and not query.is_meta:
             logits = step_logits(query, entries.keys[:, :, :n]) + (0 if bias is None else bias[:, :, 0])
@@ -117,7 +140,7 @@ class Step:
         if bias is not None:
             mask = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~mask, -torch.inf) + bias.to(query.dtype)
         heads = entries.keys.shape[1]
-        out = sdpa(grouped(query, heads), entries.keys[:, :, :n], entries.values[:, :, :n], mask)
+        out = sdpa(grouped(query, heads), keys, values, mask)
         return out.transpose(1, 2).reshape(query.shape[0], 1, query.shape[1], -1)  # [S, G, Hkv, d] -> [S, 1, H, d]
 
     def _shown(self, layer: int, entries: Layer, n: int) -> Tensor:
@@ -180,6 +203,20 @@ class Step:
                 raise PrunerError("what a method that recalls decides can hold from the next step on only")
             self.visible.copy_(self.decided)
             self.merged.copy_(self.merging)
+            if decision.most is not None and self.alike and self.seen is None and self.watch is None:
+                self.compact = self._compact(entries, n, valid[:, 0], decision.most + self.text)
+
+    def _compact(self, entries: Layer, n: int, valid: Tensor, most: int) -> Compact | None:
+        """The shown entries, of which no slot has more than `most`; None: they are too many to be worth it."""
+        if most > WORTH * n:
+            return None
+        column = entries.column[:, 0, :n]
+        shown = valid & ((column == TEXT) | self.visible.gather(1, column.clamp(min=0)))
+        to = torch.where(shown, shown.cumsum(1) - 1, most)  # what is not shown goes to one place too many
+        index = torch.zeros(len(to), most + 1, dtype=torch.long, device=to.device)
+        index = index.scatter(1, to, self.cache.places[:n].expand(len(to), -1))[:, :most]
+        valid = (self.cache.places[:most] < shown.sum(1, keepdim=True))[:, None]
+        return Compact(index, valid, (shown & (column != TEXT)).sum(1).float())
 
     def _bias(self, layer: int, entries: Layer, n: int) -> Tensor | None:
         """[S, 1, 1, n] from the methods that add to attention logits."""
