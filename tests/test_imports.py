@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "pruners": set(),
     "harness.accounting": set(),
-    "harness.models": {"pruners", "harness.accounting", "harness.compat"},
-    "harness.engine": {"pruners", "harness.accounting", "harness.models", "harness.compat"},
+    "harness.models": {"pruners", "harness.accounting", "harness.compat", "harness.notices"},
+    "harness.engine": {"pruners", "harness.accounting", "harness.models", "harness.compat", "harness.notices"},
     "harness.benchmarks": {"pruners", "harness.engine"},
     "harness.runs": {"pruners", "harness.accounting", "harness.engine", "harness.models", "harness.benchmarks"},
     "harness.tables": {"pruners", "harness.accounting", "harness.benchmarks", "harness.runs"},
