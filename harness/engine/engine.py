@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 
 from harness.accounting.kv import slot_bytes
 from harness.engine.features import FeatureCache
 from harness.engine.parts import Part, ignore
+from harness.engine.prompts import PromptCache
 from harness.engine.run import Listen, Run
+from harness.engine.spill import Spill
 from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.models.base import Model, Prompt
 from pruners.base import Pruner
@@ -22,7 +25,9 @@ class Engine:
 
     Args:
         slots: samples decoded together; None takes 16 on a CPU, and on a GPU what fits by reserved bytes.
-        feature_cache_mb: memory for vision features that several methods share.
+        feature_cache_mb: memory for vision features that several methods share, and a quarter of it for prompts.
+        feature_cache_folder: for features in files, of this model with this processor and these options alone.
+        feature_cache_disk_mb: room that they may take there.
         part: told which part of the work runs, for profilers.
         ahead: work on the next samples in the background; never with a profiler, nor without values (meta).
         compiled: let torch compile decode steps; None: on a GPU, where they are also captured in graphs.
@@ -32,6 +37,7 @@ class Engine:
     def __init__(
         self, model: Model, *, slots: int | None = None, feature_cache_mb: int = 512, part: Part = ignore,
         ahead: bool = True, compiled: bool | None = None, at_once: int | None = None,
+        feature_cache_folder: Path | None = None, feature_cache_disk_mb: int = 32768,
     ) -> None:  # fmt: skip
         if slots is not None and slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
@@ -40,7 +46,9 @@ class Engine:
         self.compiled, self.captured = gpu if compiled is None else compiled, gpu
         self.at_once = at_once or (8 if gpu else 1)
         self.ahead = ahead and part is ignore and model.device.type != "meta"
-        self.features = FeatureCache(feature_cache_mb << 20)
+        files = Spill(feature_cache_folder, feature_cache_disk_mb << 20) if feature_cache_folder else None
+        self.features = FeatureCache(feature_cache_mb << 20, files)
+        self.prompts = PromptCache((feature_cache_mb << 20) // 4)
 
     def run(
         self, requests: Iterable[Request], pruner: Pruner, decoding: Decoding, *, record: Recorded | None = None,

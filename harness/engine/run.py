@@ -52,6 +52,8 @@ class Run:
     ) -> None:
         self.engine, self.model, self.pruner, self.decoding = engine, engine.model, pruner, decoding
         self.record, self.listen = record, listen
+        self.vision = Vision(engine.model, pruner, engine.features, engine.part)
+        self.shrinks = next((stage for stage in pruner.stages() if "picture" in stage.moments()), None)
         self.unseen = any({"encoder", "cache"} & set(stage.moments()) for stage in pruner.stages())
         self.prefill = Prefill(engine.model, pruner, engine.part, record == "attention")
         self.penalised = decoding.repetition_penalty != 1 or decoding.presence_penalty != 0
@@ -64,8 +66,7 @@ class Run:
     def traces(self, requests: Iterator[Request]) -> Iterator[Trace]:
         """Traces as samples finish or fail."""
         engine = self.engine
-        vision = Vision(self.model, self.pruner, engine.features, engine.part)
-        ahead = Ahead(requests, self._prepare, vision, self.prefill, self._slots_for, engine.ahead)
+        ahead = Ahead(requests, self._prepare, self.vision, self.prefill, self._slots_for, engine.ahead)
         packs: Iterator[Pack] = iter(ahead)
         ready: deque[Prefilled] = deque()
         more = True
@@ -86,9 +87,13 @@ class Run:
             yield from self._sweep()
 
     def _prepare(self, request: Request) -> Prompt:
-        for stage in self.pruner.stages():
-            if "picture" in stage.moments():
-                return self.model.prepare_shrunk(request, stage.at_picture)
+        if self.vision.acts:  # pixels are needed every time
+            return self._made(request)
+        return self.engine.prompts.get(request, self.shrinks, self._made)
+
+    def _made(self, request: Request) -> Prompt:
+        if self.shrinks is not None:
+            return self.model.prepare_shrunk(request, self.shrinks.at_picture)
         return self.model.prepare(request)
 
     def _slots_for(self, prompt: Prompt) -> int:

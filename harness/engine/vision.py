@@ -15,7 +15,7 @@ from harness.engine.parts import Part
 from harness.engine.samples import make_sample
 from harness.engine.signals import token_axis
 from harness.engine.trace import Request
-from harness.models.base import Features, Model, PictureInput, Prompt, Select, TowerHooks
+from harness.models.base import BadSample, Features, Model, PictureInput, Prompt, Select, TowerHooks
 from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal, TowerSignal
@@ -38,11 +38,16 @@ class Vision:
             )
         )
 
+    @property
+    def acts(self) -> bool:
+        """Whether the method acts inside the tower, which then runs for it every time."""
+        return bool(self.stages or self.biased)
+
     @torch.inference_mode()
     def features(self, prompts: Sequence[tuple[Request, Prompt]]) -> list[list[Features]]:
         """Features of every picture of every prompt."""
         with self.part("vision"):
-            if self.stages or self.biased:
+            if self.acts:
                 return [[self._acting(r, prompt, i) for i in range(len(prompt.pictures))] for r, prompt in prompts]
             names = [
                 [p.key or f"{i} {j}" for j, p in enumerate(prompt.pictures)] for i, (_, prompt) in enumerate(prompts)
@@ -50,7 +55,11 @@ class Vision:
             every = [picture for _, prompt in prompts for picture in prompt.pictures]
             pictures = dict(zip(chain(*names), every, strict=True))
             found = {name: self.cache.get(p.key, self.signals, self.model.device) for name, p in pictures.items()}
-            for batch in batches({name: pictures[name] for name, features in found.items() if features is None}):
+            lacking = {name for name, features in found.items() if features is None}
+            for (_, prompt), own in zip(prompts, names, strict=True):
+                if prompt.again is not None and lacking & set(own):
+                    pictures |= whole(prompt.again(), own)
+            for batch in batches({name: pictures[name] for name in found if name in lacking}):
                 found |= self._made(batch)
             return [[self._own(found[name]) for name in own] for own in names]
 
@@ -116,6 +125,13 @@ class Vision:
         """What all methods together add to the attention logits of a tower layer."""
         terms = [term for stage in self.biased if (term := stage.tower_bias(layer, size)) is not None]
         return torch.stack(terms).sum(0) if terms else None
+
+
+def whole(prompt: Prompt, keys: Sequence[str]) -> dict[str, PictureInput]:
+    """Pictures of a prompt that was made anew."""
+    if [picture.key for picture in prompt.pictures] != [*keys]:
+        raise BadSample("a picture was changed while its sample was run")
+    return dict(zip(keys, prompt.pictures, strict=True))
 
 
 def batches(pictures: Mapping[str, PictureInput]) -> Iterator[dict[str, PictureInput]]:

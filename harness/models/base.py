@@ -41,7 +41,7 @@ class PictureInput:
     """One picture, ready for the tower.
 
     Attributes:
-        pixels: patches [P, patch_inputs], or crops [C, 3, height, width].
+        pixels: patches [P, patch_inputs], or crops [C, 3, height, width]; on "meta" where a prompt is kept without.
         grid: patches per column and row before merging, or crops per column and row.
         key: hash of what the tower sees and where it goes, for the feature cache.
         place: [m] which of the picture's visual tokens each unit of the tower becomes, and then each of its newlines;
@@ -78,6 +78,7 @@ class Prompt:
         whole: visual tokens that the pictures would have had, if they were shrunk.
         units: layout of the tower's units, crop by crop, padding included, and of each picture's newlines behind them;
             None: they are the visual tokens, in the same order.
+        again: makes the prompt anew, with the pixels that this one has lost; None: it has them.
     """
 
     ids: Tensor
@@ -88,6 +89,7 @@ class Prompt:
     pictures: tuple[PictureInput, ...]
     whole: int | None = None
     units: VisualLayout | None = None
+    again: Callable[[], Prompt] | None = None
 
 
 @dataclass

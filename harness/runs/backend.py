@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.runs.config import EngineConfig, ModelConfig
 from harness.runs.errors import InputError
+from harness.runs.log import digest
 from pruners.base import Pruner
 from pruners.views import ModelInfo
 
@@ -85,4 +87,18 @@ class TorchBackend:
             )  # fmt: skip
         except ModelUnavailable as error:
             raise InputError(str(error)) from None
-        return TorchEngine(loaded, slots=config.slots, feature_cache_mb=config.feature_cache_mb)
+        given = config.feature_cache_folder
+        folder = Path(given).expanduser() / self._shelf(model, device) if given else None
+        return TorchEngine(
+            loaded,
+            slots=config.slots,
+            feature_cache_mb=config.feature_cache_mb,
+            feature_cache_folder=folder,
+            feature_cache_disk_mb=config.feature_cache_disk_mb,
+        )
+
+    def _shelf(self, model: ModelConfig, device: str) -> str:
+        """Names what vision features depend on, pictures apart."""
+        wanted = ("path", "revision", "family", "dtype", "weights", *model.options)
+        on = {name: getattr(model, name) for name in wanted} | self.files(model) | self.versions()
+        return digest(on | {"device": device.partition(":")[0]})[:16]

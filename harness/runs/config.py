@@ -106,6 +106,8 @@ class EngineConfig:
 
     slots: int | None = None
     feature_cache_mb: int = 512
+    feature_cache_folder: str | None = None
+    feature_cache_disk_mb: int = 32768
     attention: Literal["sdpa"] = "sdpa"
 
 
