@@ -114,7 +114,8 @@ def fetch(
         ) from error
 
 
-def _config(path: str, revision: str | None, family: str) -> Any:
+def config_of(path: str, revision: str | None, family: str) -> Any:
+    """The configuration of a model of a family. Raises ModelUnavailable."""
     from transformers import AutoConfig
 
     config = fetch(path, revision, "config", AutoConfig.from_pretrained)
@@ -137,7 +138,7 @@ def _family(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, An
 def model_info(path: str, *, family: str, revision: str | None = None, **options: Any) -> ModelInfo:
     """What methods may know of a model, from its config alone (no weights are loaded)."""
     found, chosen = _family(family, options)
-    info: ModelInfo = importlib.import_module(found.module).info(_config(path, revision, family), path)
+    info: ModelInfo = importlib.import_module(found.module).info(config_of(path, revision, family), path)
     return replace(info, has_text_tower="clip_text" in chosen)
 
 
@@ -198,7 +199,7 @@ def load_model(
     """
     found, chosen = _family(family, options)
     adapter = getattr(importlib.import_module(found.module), found.adapter)
-    config = _config(path, revision, family)
+    config = config_of(path, revision, family)
     import transformers
 
     net_class = getattr(transformers, found.net)

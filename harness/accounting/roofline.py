@@ -1,0 +1,50 @@
+"""What a device could do at best: the bytes that a decode step cannot help reading, and what follows for pruning."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from harness.accounting.dims import Dims
+from harness.accounting.flops import TowerLayer, head_flops, prefill_flops, token_flops, vision_flops
+from harness.accounting.kv import entry_bytes
+
+
+class Peak(NamedTuple):
+    """A device by its data sheet: bytes per second, and dense FLOPs per second in 16 bits."""
+
+    bandwidth: float
+    flops: float
+
+
+PEAKS = {
+    "H200": Peak(4.8e12, 989e12), "H100 80GB HBM3": Peak(3.35e12, 989e12), "A100-SXM4-80GB": Peak(2.039e12, 312e12),
+}  # fmt: skip
+GIB = 1 << 30
+
+
+def peak(device: str) -> Peak | None:
+    """The data sheet of a device, by its name as torch gives it; None: unknown."""
+    return next((found for name, found in PEAKS.items() if name in device), None)
+
+
+def step_weights(d: Dims) -> int:
+    """Bytes of the weights that a decode step reads: decoder layers and head. Norms and embeddings are left out."""
+    return (d.depth * token_flops(d) + head_flops(d)) // 2 * d.value_bytes
+
+
+def step_bytes(d: Dims, slots: int, entries: float) -> float:
+    """Bytes that a decode step reads, where each slot reads so many cache entries over all layers."""
+    return step_weights(d) + slots * entries * entry_bytes(d)
+
+
+def input_flops(d: Dims, tower: list[list[TowerLayer]], lengths: list[int]) -> int:
+    """Tower, projector and prefill of a prompt, its first logits included."""
+    return sum(vision_flops(d, crop) for crop in tower) + prefill_flops(d, lengths)
+
+
+def slots_in(memory: float, weights: int, reserved: int) -> int:
+    """Slots of so many reserved bytes in a device's memory: a fifth of what weights leave is for activations.
+
+    Rows are a multiple of 8; 0: not even 8 rows fit.
+    """
+    return max(0, int(0.8 * (memory - weights)) // reserved // 8 * 8)

@@ -1,0 +1,1 @@
+"""What a method saves, measured beside the unpruned model."""

@@ -1,0 +1,109 @@
+"""Models of full size without a download: random weights in the architecture of a configuration.
+
+Time and memory do not depend on weights. There is no tokenizer and no image processor: prompts are tokens and pixels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.models.attention import NAME
+from harness.models.base import Model, ModelUnavailable
+from harness.models.clip_text import ClipSide
+from harness.models.loading import FAMILIES, config_of
+from pruners.views import ModelInfo
+
+CONFIGS = Path(__file__).parent / "configs"
+SHIPPED = {
+    "Qwen/Qwen3-VL-4B-Instruct": "Qwen3-VL-4B",
+    "Qwen/Qwen3-VL-4B-Thinking": "Qwen3-VL-4B",
+    "OpenGVLab/InternVL3_5-8B-HF": "InternVL3_5-8B",
+    "llava-hf/llava-1.5-7b-hf": "llava-1.5-7b",
+    "openai/clip-vit-large-patch14-336": "clip-vit-large-patch14-336",
+}
+"""Hub ids whose sizes are at hand; of others, config.json is fetched."""
+
+
+class Words:
+    """Stands in for a tokenizer: replies are their numbers; a text has a token per word between start and end."""
+
+    def __init__(self, vocab: int) -> None:
+        self.vocab = vocab
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [0, *(1 for _ in text.split()), self.vocab - 1]}
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return " ".join(map(str, ids))
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+
+def shape_of(path: str, family: str, revision: str | None = None) -> Any:
+    """The configuration of a model: one at hand, or that of a folder or the hub. Raises ModelUnavailable."""
+    if family not in {*FAMILIES, "clip"}:
+        raise ModelUnavailable(f"unknown model family {family}; known: {', '.join(FAMILIES)}")
+    if path not in SHIPPED:
+        return config_of(path, revision, family)
+    from transformers import AutoConfig
+
+    values = json.loads((CONFIGS / f"{SHIPPED[path]}.json").read_text())
+    if (found := values.pop("model_type")) != family:
+        raise ModelUnavailable(f"{path} is a {found} model, where model.family={family} is wanted")
+    return AutoConfig.for_model(found, **values)
+
+
+def random_info(path: str, *, family: str, revision: str | None = None, clip_text: str | None = None) -> ModelInfo:
+    """What methods may know of such a model, before anything is built."""
+    info: ModelInfo = importlib.import_module(FAMILIES[family].module).info(shape_of(path, family, revision), path)
+    return replace(info, has_text_tower=clip_text is not None)
+
+
+def random_model(
+    path: str, *, family: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu",
+    clip_text: str | None = None, seed: int = 0,
+) -> Model:  # fmt: skip
+    """A model of random weights behind its adapter; on device "meta" it has shapes alone.
+
+    Args:
+        clip_text: of LLaVA, the CLIP model whose text tower is built too; None: none is.
+
+    Raises:
+        ModelUnavailable: the configuration is not at hand and cannot be fetched.
+    """
+    import transformers
+
+    config, known = shape_of(path, family, revision), FAMILIES[family]
+    net = build(getattr(transformers, known.net), config, dtype, device, seed)
+    net.model.language_model.set_attn_implementation(NAME)
+    getattr(net.model, known.tower).set_attn_implementation("sdpa")
+    adapter = getattr(importlib.import_module(known.module), known.adapter)
+    options = {} if clip_text is None else {"clip_text": clip_text}
+    model: Model = adapter(net, Words(config.get_text_config().vocab_size), None, path, **options)
+    if clip_text is not None:
+        of = shape_of(clip_text, "clip")
+        side = build(transformers.CLIPModel, of, dtype, device, seed)
+        model.clip = ClipSide(side, Words(of.text_config.vocab_size))  # type: ignore[attr-defined]  # instead of loading
+    return model
+
+
+def build(kind: Any, config: Any, dtype: str, device: str, seed: int = 0) -> Any:
+    """A stock model with random weights."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return kind._from_config(config, dtype=getattr(torch, dtype))
+
+
+def weight_bytes(path: str, family: str, dtype: str, revision: str | None = None) -> int:
+    """Bytes of all weights, tower included; nothing is allocated."""
+    import transformers
+
+    net = build(getattr(transformers, FAMILIES[family].net), shape_of(path, family, revision), dtype, "meta")
+    return sum(weight.nbytes for weight in net.parameters())
