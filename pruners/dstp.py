@@ -15,7 +15,7 @@ from pruners.budget import Layer, resolve_layer
 from pruners.compose import Pipeline
 from pruners.none import Blind, NoPruning
 from pruners.signals import Attention, Signal
-from pruners.steps import DRAWS, drawn, draws, ranks
+from pruners.steps import DRAWS, drawn, draws, highest
 from pruners.views import ModelInfo, Recall, State, StepView, View, Visible
 from pruners.vtw import VTW
 
@@ -156,7 +156,7 @@ class DSTP(Pruner):
         else:
             score = torch.where(view.kept, kept, self._attention(reserve, dropped))
         score = score.masked_fill(~(view.kept | dropped), -torch.inf)
-        top = ranks(score) < view.kept.sum(1, keepdim=True)
+        top = highest(score, view.kept.sum(1))
         if self.swap == "full":
             return view.kept | dropped
         return view.kept | top if self.swap == "cpts" else top

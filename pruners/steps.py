@@ -13,9 +13,11 @@ DRAWS = 4096
 """Random numbers per sample; longer replies go through them again."""
 
 
-def ranks(score: Tensor) -> Tensor:
-    """[S, n] place of every column when scores are sorted downwards, ties to the lower index."""
-    return score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+def highest(score: Tensor, count: Tensor) -> Tensor:
+    """[S, n] which columns have the `count` [S] highest scores of their slot, ties to the lower index."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    among = torch.arange(score.shape[1], device=score.device) < count[:, None]
+    return torch.zeros_like(among).scatter(1, order, among)
 
 
 def draws(view: View, seed: int) -> State:

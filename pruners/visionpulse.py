@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruners.base import Pruner, PrunerError
 from pruners.budget import Layer, resolve_layer
-from pruners.steps import DRAWS, drawn, draws, ranks
+from pruners.steps import DRAWS, drawn, draws, highest
 from pruners.views import ModelInfo, State, StepView, View, Visible
 
 
@@ -71,7 +71,7 @@ class VisionPulse(Pruner):
             return Visible(self._blocks(view, self.block, n), view.layer + 1)
         wanted = self.count(view, n).floor().long().clamp(min=1).minimum(n)
         most = int(self.high * view.logits.shape[-1]) + 1  # float32 may round the product up
-        return Visible(ranks(view.logits.mean(1)) < wanted[:, None], view.layer, most=most)
+        return Visible(highest(view.logits.mean(1), wanted), view.layer, most=most)
 
     def mass(self, view: StepView) -> Tensor:
         """[S] visual attention mass at temperature tau, the highest of the heads."""
@@ -102,4 +102,4 @@ class VisionPulse(Pruner):
         attention = (view.logits - everything[..., None]).exp().mean(1)
         score = own.scatter_add(1, block, attention).masked_fill(~droppable, -torch.inf)
         wanted = (self.count(view, n) / size).ceil()
-        return ((ranks(score) < wanted[:, None]) | ~droppable).gather(1, block)
+        return (highest(score, wanted) | ~droppable).gather(1, block)
