@@ -47,7 +47,8 @@ class Layer:
 class SlotCache:
     """Slots of growing sequences. `length[layer]` [S] counts entries; what lies behind is never attended to.
 
-    Rows are a multiple of 8: on a CPU a matrix product of 1 or 3 rows rounds differently from one of 8 or 16 rows.
+    On a CPU, where a matrix product of 1 or 3 rows rounds differently from one of 8 or 16, rows are a multiple of 8. On a
+    GPU shapes round as they like, and a row more is a cache more.
 
     Attributes:
         length: [L, S] entries; position: [L, S] ids of the next tokens.
@@ -59,7 +60,8 @@ class SlotCache:
     """
 
     def __init__(self, dims: Dims, axes: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.dims, self.rows, self.block, self.grown, self.tracks_positions = dims, -(-slots // 8) * 8, 1, 0, False
+        self.rows = slots if device.type == "cuda" else -(-slots // 8) * 8
+        self.dims, self.block, self.grown, self.tracks_positions = dims, 1, 0, False
         self.row, self.places = torch.arange(self.rows, device=device), torch.arange(0, device=device)
         self.length = torch.zeros(dims.depth, self.rows, dtype=torch.long, device=device)
         shape = (self.rows, dims.kv_heads, 0, dims.head_dim)
