@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import cli_tables
 from harness.benchmarks.errors import DataError
+from harness.cli_efficiency import EPILOGS, efficiency
 from harness.runs.compose import Configs, compose_all, parse, split
 from harness.runs.errors import InputError, Skip
 from harness.runs.typed import check_keys
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         ("export", export, "write stored replies in another kit's format (to=vlmevalkit or to=lmms_eval)"),
         ("check", check, "check a benchmark's data: schema, revision, number of rows"),
         ("fit", fit, "find FitPrune's schedule or VTW's layer on limit= samples (16); out=FILE keeps it"),
+        ("efficiency", efficiency, "measure what methods save at a given length, beside the unpruned model"),
         (
             "analyze",
             cli_tables.analyze,
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        description, epilog = f"{text[0].upper()}{text[1:]}.", cli_tables.EPILOGS.get(name)
+        description, epilog = f"{text[0].upper()}{text[1:]}.", (cli_tables.EPILOGS | EPILOGS).get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
         sub.add_argument("--config-dir", action="append", default=[], help="a folder with groups of your own")

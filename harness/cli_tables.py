@@ -49,26 +49,26 @@ ANALYZE_KEYS = {
 }
 
 
-def _epilog(keys: Mapping[str, str], *examples: str) -> str:
+def epilog(keys: Mapping[str, str], *examples: str) -> str:
     width = max(map(len, keys)) + 1
     lines = ["keys:", *(f"  {f'{key}=':<{width}}  {text}" for key, text in keys.items())]
     return "\n".join([*lines, "", "examples:", *(f"  vtpbench {example}" for example in examples)])
 
 
 EPILOGS = {
-    "table": _epilog(
+    "table": epilog(
         LEADERBOARD_KEYS | PIVOT_KEYS,
         "table benchmark=glyph_walk to=leaderboard.md",
         "table rows=method cols=benchmark metric=cost_per_correct budget=ret_decode",
     ),
-    "published": _epilog(PUBLISHED_KEYS, "published fastv llava_1_5_7b", "published dstp benchmark=mathverse to=csv"),
-    "analyze": _epilog(
+    "published": epilog(PUBLISHED_KEYS, "published fastv llava_1_5_7b", "published dstp benchmark=mathverse to=csv"),
+    "analyze": epilog(
         ANALYZE_KEYS,
         "analyze",
         "analyze rvis mass paths.results=results model=qwen3_vl_4b out=figures",
         "analyze maps kinds=cls,decoupled model=tiny_llava out=figures",
     ),
-    "reproduce": _epilog(REPRODUCE_KEYS, "reproduce dstp_table1 dstp_table2 --tiny", "reproduce dstp_table1 to=md"),
+    "reproduce": epilog(REPRODUCE_KEYS, "reproduce dstp_table1 dstp_table2 --tiny", "reproduce dstp_table1 to=md"),
 }
 """What `--help` of a verb shows below its options."""
 

@@ -43,8 +43,5 @@ def input_flops(d: Dims, tower: list[list[TowerLayer]], lengths: list[int]) -> i
 
 
 def slots_in(memory: float, weights: int, reserved: int) -> int:
-    """Slots of so many reserved bytes in a device's memory: a fifth of what weights leave is for activations.
-
-    Rows are a multiple of 8; 0: not even 8 rows fit.
-    """
-    return max(0, int(0.8 * (memory - weights)) // reserved // 8 * 8)
+    """Slots of so many reserved bytes in a device's memory: a fifth of what weights leave is for activations."""
+    return max(0, int(0.8 * (memory - weights))) // reserved

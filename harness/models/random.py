@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from harness.models.attention import NAME
 from harness.models.base import Model, ModelUnavailable
 from harness.models.clip_text import ClipSide
 from harness.models.loading import FAMILIES, config_of
-from pruners.views import ModelInfo
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = {
@@ -60,12 +58,6 @@ def shape_of(path: str, family: str, revision: str | None = None) -> Any:
     return AutoConfig.for_model(found, **values)
 
 
-def random_info(path: str, *, family: str, revision: str | None = None, clip_text: str | None = None) -> ModelInfo:
-    """What methods may know of such a model, before anything is built."""
-    info: ModelInfo = importlib.import_module(FAMILIES[family].module).info(shape_of(path, family, revision), path)
-    return replace(info, has_text_tower=clip_text is not None)
-
-
 def random_model(
     path: str, *, family: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu",
     clip_text: str | None = None, seed: int = 0,
@@ -99,11 +91,3 @@ def build(kind: Any, config: Any, dtype: str, device: str, seed: int = 0) -> Any
     torch.manual_seed(seed)
     with torch.device(device):
         return kind._from_config(config, dtype=getattr(torch, dtype))
-
-
-def weight_bytes(path: str, family: str, dtype: str, revision: str | None = None) -> int:
-    """Bytes of all weights, tower included; nothing is allocated."""
-    import transformers
-
-    net = build(getattr(transformers, FAMILIES[family].net), shape_of(path, family, revision), dtype, "meta")
-    return sum(weight.nbytes for weight in net.parameters())

@@ -64,10 +64,12 @@ def parse_config(composed: Composed) -> RunConfig:
     """The configuration of one cell under its protocol.
 
     Raises:
-        Skip: an experiment names what is not here, or the protocol does not cover the benchmark.
+        Skip: an experiment names what is not here, times alone are measured, or the protocol lacks the benchmark.
     """
     if composed.missing:
         raise Skip(composed.missing)
+    if "visual_tokens" in composed.values:
+        raise Skip("prompts of a given length are no benchmark; vtpbench efficiency measures them")
     return RunConfig.parse(apply(composed.values, composed.choices, composed.overrides), composed.choices)
 
 

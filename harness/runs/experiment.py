@@ -151,7 +151,7 @@ class Experiment:
             computed = tuple(_mapping(row, "computed") for row in file.computed)
             published = file.published and build(PublishedTables, _mapping(file.published, "published"), "published")
             for key in ("model", "benchmark") if published else ():
-                if any(key not in grid.overrides and not grid.missing for grid in grids):
+                if any(not grid.missing and not {key, "visual_tokens"} & grid.overrides.keys() for grid in grids):
                     raise InputError(f"{key}= is missing in a cell with published rows")
             return cls(name, published, grids, _tiny(_mapping(file.tiny, "tiny")), computed)
         except (InputError, OSError, YAMLError, ValueError) as error:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from harness.accounting.dims import Dims
 from harness.accounting.kv import slot_bytes
 from harness.accounting.roofline import GIB
 from harness.engine.ahead import TOKENS
 from harness.engine.bench.measure import Setting
-from harness.engine.bench.prompt import Unmeasurable
+from harness.engine.bench.prompt import Unmeasurable, make_prompt
+from harness.models.base import Model
 
 
 def pick(device: str) -> str:
@@ -42,11 +42,15 @@ def describe(device: str) -> str:
     return ", ".join([*parts, f"transformers {version('transformers')}", f"Python {platform.python_version()}"])
 
 
-def require(weights: int, d: Dims, setting: Setting, device: str) -> None:
-    """Raise Unmeasurable if weights and caches alone need more memory than is free."""
+def require(model: Model, setting: Setting, device: str) -> None:
+    """Raise Unmeasurable if a model (that may be without values) has no such prompt, or if its weights and caches alone
+    need more memory than is free."""
+    make_prompt(model, setting.visual_tokens, setting.text_tokens)
     if device == "meta":
         return
-    prompt, rows = setting.visual_tokens + setting.text_tokens, -(-setting.slots // 8) * 8
+    d, weights = model.dims, sum(weight.nbytes for weight in model.net.parameters())
+    prompt = setting.visual_tokens + setting.text_tokens
+    rows = setting.slots if device.startswith("cuda") else -(-setting.slots // 8) * 8  # as the cache has them
     waiting = slot_bytes(d, min(setting.slots * prompt, max(TOKENS, prompt)), 0)  # prefilled, but in no slot yet
     need, free = weights + rows * slot_bytes(d, prompt, setting.new_tokens) + waiting, free_bytes(device)
     if need > free:

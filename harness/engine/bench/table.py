@@ -54,13 +54,13 @@ class Table:
             ("  faster than unpruned, x", lambda m, f, p: ratio(f.prefill, m.prefill)),
             ("  at most, by FLOPs, x", lambda m, f, p: ratio(f.input_flops, m.input_flops)),
             ("  at most, without visual tokens, x", lambda m, f, p: ratio(f.input_flops, m.blind_flops)),
-            ("  arithmetic, % of the device", lambda m, f, p: share(self._prefill_share(m, p), p)),
+            ("  arithmetic, % of the device", lambda m, f, p: share(m.prefill, self._prefill_share(m, p), p)),
             ("  the method's own, ms", lambda m, f, p: ms(m.selection)),
             ("decode step, median, ms", lambda m, f, p: ms(m.step)),
             ("  faster than unpruned, x", lambda m, f, p: ratio(f.step, m.step)),
             ("  at most, by bytes, x", lambda m, f, p: ratio(f.step_bytes, m.step_bytes)),
-            ("  bandwidth, % of the device", lambda m, f, p: share(p and per(m.step_bytes, m.step, p.bandwidth), p)),
-            ("  arithmetic, % of the device", lambda m, f, p: share(self._step_share(m, p), p)),
+            ("  bandwidth, % of the device", lambda m, f, p: share(m.step, self._bytes_share(m, p), p)),
+            ("  arithmetic, % of the device", lambda m, f, p: share(m.step, self._step_share(m, p), p)),
             ("decode step, mean, ms", lambda m, f, p: ms(m.step_mean)),
             ("  re-selections a reply", lambda m, f, p: plain(m.triggers or None)),
             ("  what one adds, ms", lambda m, f, p: ms(m.trigger)),
@@ -80,6 +80,9 @@ class Table:
         done = m.input_flops + m.overhead["selection"]
         return per(done, m.prefill, known.flops) if known and self.half else None
 
+    def _bytes_share(self, m: Measured, known: Peak | None) -> float | None:
+        return per(m.step_bytes, m.step, known.bandwidth) if known else None
+
     def _step_share(self, m: Measured, known: Peak | None) -> float | None:
         done = m.setting.slots * (m.flops["decode"] + m.overhead["monitor"]) / max(1, m.steps)
         return per(done, m.step, known.flops) if known and self.half else None
@@ -91,10 +94,15 @@ class Table:
 
     def notes(self) -> list[str]:
         """What else a reader has to know."""
-        known = [] if peak(self.device) else [f"bandwidth and peak of {self.device} are not known here"]
-        cpu = ["peak memory follows every tensor (CPU), without what operations hold for themselves"]
-        on_cpu = cpu if self.device.startswith("CPU") else []
-        return [f"Machine: {self.machine}", *known, *on_cpu, *(f"{name}: {why}" for name, why in self.left.items())]
+        timed = self.found[0].ttft is not None
+        known = (
+            [f"{self.device}: its bandwidth and its peak are not known here"] if timed and not peak(self.device) else []
+        )
+        if self.device.startswith("CPU"):
+            known.append("peak memory: every tensor is followed, but not what operations hold for themselves")
+        if not timed and any(m.looked for m in self.found):
+            known.append("without values, a method that chooses while decoding is counted as if it showed everything")
+        return [f"Machine: {self.machine}", *known, *(f"{name}: {why}" for name, why in self.left.items())]
 
 
 def plain(value: float | None, scale: float = 1.0) -> str:
@@ -117,8 +125,9 @@ def per(work: float, seconds: float | None, best: float) -> float | None:
     return work / seconds / best if seconds else None
 
 
-def share(value: float | None, known: Peak | None) -> str:
-    return UNKNOWN if known is None else ABSENT if value is None else f"{100 * value:.3g}"
+def share(seconds: float | None, value: float | None, known: Peak | None) -> str:
+    """Of what a device can do; unknown where something was timed, but not its peak is known."""
+    return ABSENT if seconds is None else UNKNOWN if known is None else plain(value, 100)
 
 
 def _kv(kind: str) -> Callable[[Measured, Measured, Peak | None], str]:
