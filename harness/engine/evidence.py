@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,10 +34,12 @@ class Evidence:
         boxes = [sample.layout.inside(b.picture, b.top, b.left, b.bottom, b.right) for b in sample.needed]
         found = cls([box.to(done.segment.visual.device) for box in boxes])
         there = torch.zeros(done.segment.width + 1, device=done.segment.visual.device)
-        for layer in done.cache:
-            heads = layer.column if layer.column.ndim == 2 else layer.column[None]
+        alike = Counter(id(layer.column) for layer in done.cache)  # layers between which nothing left share theirs
+        for columns in {id(layer.column): layer.column for layer in done.cache}.values():
+            heads = columns if columns.ndim == 2 else columns[None]
             for column in heads:  # text goes to the last place, which no region has
-                there += torch.zeros_like(there).index_fill(0, column.clamp(min=-1) % len(there), 1) / len(heads)
+                share = alike[id(columns)] / len(heads)
+                there += torch.zeros_like(there).index_fill(0, column.clamp(min=-1) % len(there), share)
         found.note(lambda: 0, there / len(done.cache))
         return found
 

@@ -82,6 +82,7 @@ class Segment:
     ids: Tensor = field(init=False)
     held: list[Held] | None = None
     alive: Tensor | None = None
+    _marked: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         self._name_rows()
@@ -133,10 +134,12 @@ class Segment:
         return len(self.sample.layout) + self.made
 
     def columns(self) -> Tensor:
-        """[l] column of every visual row, TEXT for text."""
-        out = torch.full((len(self),), TEXT, device=self.visual.device)
-        out[self.visual] = self.column
-        return out
+        """[l] column of every visual row, TEXT for text; the same tensor as long as nothing leaves."""
+        if self._marked is None or self._marked[0] is not self.column:
+            out = torch.full((len(self),), TEXT, device=self.visual.device)
+            out[self.visual] = self.column
+            self._marked = self.column, out
+        return self._marked[1]
 
     def hold(self, chosen: list[Choice], layer: int) -> None:
         """Set aside the rows that no selected row continues, as they are about to enter `layer`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,4 +119,4 @@ class Trace:
 
     def record(self) -> dict[str, Any]:
         """As plain data for a log."""
-        return asdict(self)
+        return dict(vars(self))
