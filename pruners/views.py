@@ -221,7 +221,8 @@ class Entries(NamedTuple):
     visual: Tensor
 
 
-def _no_reserve() -> Tensor:
+def no_reserve() -> Tensor:
+    """In every step: see `StepView.reserve`."""
     raise ValueError("the tokens that prefill dropped can be asked for in at_trigger alone, by a method that recalls")
 
 
@@ -257,7 +258,7 @@ class StepView:
     step: Tensor
     state: Mapping[str, Tensor]
     rest: Callable[[float], Tensor] = field(repr=False)
-    reserve: Callable[[], Tensor] = field(default=_no_reserve, repr=False)
+    reserve: Callable[[], Tensor] = field(default=no_reserve, repr=False)
 
 
 @dataclass(frozen=True)

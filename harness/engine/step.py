@@ -20,7 +20,7 @@ from harness.models.attention import grouped, sdpa, step_logits
 from harness.models.base import Model
 from harness.models.varlen import slotted, works
 from pruners.base import Pruner, PrunerError
-from pruners.views import Entries, State, StepView
+from pruners.views import Entries, State, StepView, no_reserve
 
 WORTH = 0.5
 """Share of the entries up to which copying the shown ones together costs less than reading past the others."""
@@ -184,6 +184,7 @@ class Step:
             layer=self.monitored, logits=visual, valid=~visual[:, 0].isinf(), kept=self.kept, visible=self.visible,
             place=place[:, :width], length=entries.length + 1, longest=n, step=self.generated, state=self.state,
             rest=lambda temperature: (text / temperature).logsumexp(-1),
+            reserve=no_reserve,  # named, because a compiler cannot keep a default that is a function
         )  # fmt: skip
         self.query = query
         decision = stepper.at_step(self.view)
