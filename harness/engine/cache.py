@@ -47,8 +47,8 @@ class Layer:
 class SlotCache:
     """Slots of growing sequences. `length[layer]` [S] counts entries; what lies behind is never attended to.
 
-    On a CPU, where a matrix product of 1 or 3 rows rounds differently from one of 8 or 16, rows are a multiple of 8. On a
-    GPU shapes round as they like, and a row more is a cache more.
+    On a CPU, where a matrix product of 1 or 3 rows rounds differently from one of 8 or 16, rows are a multiple of 8. A
+    GPU rounds as it likes, and there a row more is a cache more.
 
     Attributes:
         length: [L, S] entries; position: [L, S] ids of the next tokens.

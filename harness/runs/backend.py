@@ -92,6 +92,8 @@ class TorchBackend:
         return TorchEngine(
             loaded,
             slots=config.slots,
+            compiled=config.compiled,
+            ahead=config.ahead,
             feature_cache_mb=config.feature_cache_mb,
             feature_cache_folder=folder,
             feature_cache_disk_mb=config.feature_cache_disk_mb,

@@ -102,9 +102,11 @@ class SubsetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the engine works; nothing of it but `attention` may change results."""
+    """How the engine works; nothing of it but `attention` may change results, but for the rounding of other shapes."""
 
     slots: int | None = None
+    compiled: bool | None = None
+    ahead: bool = True
     feature_cache_mb: int = 512
     feature_cache_folder: str | None = None
     feature_cache_disk_mb: int = 32768

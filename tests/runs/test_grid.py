@@ -122,7 +122,7 @@ class Mine(Budgeted):
         (["tokens=0"], "tokens must be at least 1"),
         (["limit=few"], "limit must be a whole number or null, got 'few'"),
         (["limt=8"], "unknown key limt; known: addon, "),
-        (["engine.slot=1"], "unknown key engine.slot; known: attention, "),
+        (["engine.slot=1"], "unknown key engine.slot; known: ahead, attention, "),
         (["pruner=fastv", "pruner.layers=2"], "unknown key pruner.layers; known: keep, layer, tokens"),
         (["pruner=fastv", "pruner.layer=9"], "nothing to run: .*layer 9 does not fit a model of 4 layers"),
         (["pruner=fastv", "pruner.layer=two"], "nothing to run: .*layer must be a number or a depth fraction"),
