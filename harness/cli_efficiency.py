@@ -38,7 +38,7 @@ KNOWN = {*KEYS, *GROUPS, "keep", "tokens"}
 EPILOGS = {
     "efficiency": epilog(
         KEYS,
-        "efficiency model=tiny_qwen3_vl pruner=fastv,visionpulse_10 visual_tokens=1024 slots=16",
+        "efficiency model=tiny_qwen3_vl pruner=fastv,visionpulse_10 visual_tokens=256 slots=16",
         "efficiency model=qwen3_vl_4b pruner=fastv addon=none,dstp keep=1/3 visual_tokens=1280,4096 slots=1,16,64",
         "efficiency model=llava_1_5_7b pruner=divprune tokens=64 visual_tokens=576 device=meta to=costs.md",
         "efficiency experiment=visionpulse_latency to=latency.md",

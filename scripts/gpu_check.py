@@ -117,7 +117,7 @@ def measure(name: str, known: Known, asked: argparse.Namespace, device: str, out
             model = model or random_model(known.path, device=device, **common)
             file = f"{name}_{visual}x{slots}{'_plain' if asked.plain else ''}"
             table = side_by_side(
-                model, wanted, setting, name=f"{name}{', tiny' if asked.tiny else ''}", compiled=not asked.plain,
+                model, wanted, setting, name=f"{name}{', tiny' if asked.tiny else ''}", compiled=device.startswith("cuda") and not asked.plain,
                 largest=asked.largest, done=partial(save, out, file),
             )  # fmt: skip
         except Unmeasurable as error:
@@ -133,7 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="folder; on a GPU results/efficiency, else it must be given")
     parser.add_argument("--tiny", action="store_true", help="tiny models stand in for the full-size ones")
-    parser.add_argument("--plain", action="store_true", help="steps are not compiled; on a GPU still captured")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="steps are not compiled; on a GPU still captured (on a CPU, tables never are)",
+    )
     parser.add_argument("--models", nargs="*", choices=[*FULL], default=[*FULL])
     parser.add_argument("--methods", nargs="*", choices=[*methods(0.5)], help="of all")
     parser.add_argument("--settings", help="visual tokens x slots, as in 1280x1,1280x64, instead of each model's own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from statistics import mean, median
@@ -135,13 +136,21 @@ class _Bench:
 
     def packs(self, slots: int, new: int, count: int, *, most: int | None = None, **options: Any) -> list[Pack]:
         """Packs of `slots` samples with `new` tokens each; the first may have to compile."""
-        torch._dynamo.reset()  # steps of another method are compiled anew, and none may be one too many
+        self._forget()
         options = {"compiled": self.compiled, **options}
         engine = Engine(self.model, slots=slots, feature_cache_mb=0, ahead=False, **options)
         decoding = Decoding(max_new_tokens=new, ignore_eos=True)
         return TimedRun(engine, self.pruner, decoding, self.prompt, most).packs(slots, count, self.question)
 
+    def _forget(self) -> None:
+        """Let go of what earlier runs leave: compiled steps, of which none may be one too many, and memory."""
+        torch._dynamo.reset()
+        if self.model.device.type == "cuda":
+            gc.collect()  # runs refer to themselves
+            torch.cuda.empty_cache()
+
     def measured(self, name: str, rounds: int, largest: bool) -> Measured:
+        self._forget()
         slots, new, memory = self.setting.slots, self.setting.new_tokens, Memory(self.model)
         kind = self.model.device.type
         with memory if kind == "cuda" else nullcontext():

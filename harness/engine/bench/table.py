@@ -100,6 +100,7 @@ class Table:
         )
         if self.device.startswith("CPU"):
             known.append("peak memory: every tensor is followed, but not what operations hold for themselves")
+            known.append("ceilings by bytes hold where bandwidth decides; here a step computes on a multiple of 8 rows")
         if not timed and any(m.looked for m in self.found):
             known.append("without values, a method that chooses while decoding is counted as if it showed everything")
         return [f"Machine: {self.machine}", *known, *(f"{name}: {why}" for name, why in self.left.items())]
