@@ -116,9 +116,10 @@ def measure(name: str, known: Known, asked: argparse.Namespace, device: str, out
             require(bare, setting, device)
             model = model or random_model(known.path, device=device, **common)
             file = f"{name}_{visual}x{slots}{'_plain' if asked.plain else ''}"
+            title, compiled = f"{name}{', tiny' if asked.tiny else ''}", device.startswith("cuda") and not asked.plain
+            done = partial(save, out, file)
             table = side_by_side(
-                model, wanted, setting, name=f"{name}{', tiny' if asked.tiny else ''}", compiled=device.startswith("cuda") and not asked.plain,
-                largest=asked.largest, done=partial(save, out, file),
+                model, wanted, setting, name=title, compiled=compiled, largest=asked.largest, done=done
             )  # fmt: skip
         except Unmeasurable as error:
             print(f"{name}, {visual} visual tokens, {slots} slots: {error}", flush=True)
