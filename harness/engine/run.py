@@ -136,7 +136,7 @@ class Run:
         first, evidence = self.prefill.begin(prefilled), Evidence.of(prefilled)
         held = sum(len(part.index) for part in prefilled.segment.held or [])
         back = held + 1 if held else 0  # and the one that may stand for all kept ones
-        new = max(decoding.max_new_tokens, len(request.forced)) + self.engine.at_once
+        new = max(decoding.max_new_tokens, len(request.forced)) + self.engine.at_once - 1
         self.cache.admit(slot, prefilled.cache, new + back)
         self.decode.admit(slot, prefilled, first)
         if self.decode.step.watch is not None and not prefilled.logits.is_meta:
