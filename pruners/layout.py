@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -99,13 +100,22 @@ class VisualLayout:
         for (number, crop), (rows, columns) in self.grid.items():
             if number != picture:
                 continue
-            mine = (self.picture == picture) & (self.crop == crop) & (self.kind == PATCH)
+            mine, row, column = self._patches[number, crop]
             up, across, down, end = self.area[number, crop]
             high, broad = rows / (down - up), columns / (end - across)  # tokens per picture height and width
-            tall = (self.row < (bottom - up) * high - 1e-6) & (self.row + 1 > (top - up) * high + 1e-6)
-            wide = (self.column < (right - across) * broad - 1e-6) & (self.column + 1 > (left - across) * broad + 1e-6)
-            found.append(torch.nonzero(mine & tall & wide).flatten())
+            tall = (row < (bottom - up) * high - 1e-6) & (row + 1 > (top - up) * high + 1e-6)
+            wide = (column < (right - across) * broad - 1e-6) & (column + 1 > (left - across) * broad + 1e-6)
+            found.append(mine[tall & wide])
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+
+    @cached_property
+    def _patches(self) -> dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]]:
+        """Indices, rows and columns of the PATCH tokens of every crop."""
+        found: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+        for picture, crop in self.grid:
+            mine = torch.nonzero((self.picture == picture) & (self.crop == crop) & (self.kind == PATCH)).flatten()
+            found[picture, crop] = mine, self.row[mine], self.column[mine]
+        return found
 
     def boxes(self) -> Tensor:
         """[N, 4] top, left, bottom, right of what each token shows, in fractions of its picture; nan for a NEWLINE or a
