@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.cli_tables import epilog
+from harness.cli_tables import epilog, write
 from harness.runs.compose import Composed, Configs, compose_all, split
 from harness.runs.errors import InputError, Skip
 from harness.runs.typed import build
@@ -99,7 +99,7 @@ def efficiency(arguments: argparse.Namespace, backend: object) -> int:
             if to in FORMS:
                 print(written([found], FORMS[kind]))
             else:
-                write(Path(to), written(tables, FORMS[kind]))
+                write(Path(to), written(tables, FORMS[kind]))  # all so far, so that what comes later can fail
     except Unmeasurable as error:
         raise InputError(str(error)) from None
     return 0
@@ -190,12 +190,3 @@ def made(config: ModelConfig, weights: str, device: str) -> Model:
         return load_model(config.path, **common, **config.options)
     except ModelUnavailable as error:
         raise InputError(str(error)) from None
-
-
-def write(path: Path, text: str) -> None:
-    """Everything so far, so that what comes later can fail."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None

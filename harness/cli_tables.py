@@ -190,10 +190,11 @@ def _show(found: Printable, to: str | None) -> None:
     if to in FORMS:
         print(written, end="")
     else:
-        _write(Path(to), written)
+        write(Path(to), written)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """A file, with its folders. Raises InputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -80,13 +80,13 @@ def check(device: str, dtype: str, plain: bool) -> tuple[list[dict[str, object]]
         "visionpulse_10": VisionPulse(tau=0.4, low=0.05, high=0.10),
         "fastv+dstp": DSTP(base=FastV(), trigger="random", rate=0.2),
     }
-    wanted = " and ".join([] if plain else ["compiled"]) + (" and captured" if device.startswith("cuda") else "")
+    ways = [*([] if plain else ["compiled"]), *(["captured"] if device.startswith("cuda") else [])]
     rows, right = list[dict[str, object]](), True
     for name, pruner in watched.items():
         found = steps_agree(
             model, pruner, name, visual=64, text=20, new=24, slots=8, compiled=not plain
         )  # fmt: skip
-        passed = found.passed and found.path == (wanted.removeprefix(" and ") or "plain")
+        passed = found.passed and found.path == (" and ".join(ways) or "plain")
         right &= passed
         rows.append({**asdict(found), "dtype": dtype, "passed": passed})
         print(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.accounting.dims import Dims
-from harness.accounting.flops import TowerLayer, head_flops, prefill_flops, token_flops, vision_flops
-from harness.accounting.kv import entry_bytes
+from harness.accounting.flops import head_flops, token_flops
 
 
 class Peak(NamedTuple):
@@ -32,14 +31,9 @@ def step_weights(d: Dims) -> int:
     return (d.depth * token_flops(d) + head_flops(d)) // 2 * d.value_bytes
 
 
-def step_bytes(d: Dims, slots: int, entries: float) -> float:
-    """Bytes that a decode step reads, where each slot reads so many cache entries over all layers."""
-    return step_weights(d) + slots * entries * entry_bytes(d)
-
-
-def input_flops(d: Dims, tower: list[list[TowerLayer]], lengths: list[int]) -> int:
-    """Tower, projector and prefill of a prompt, its first logits included."""
-    return sum(vision_flops(d, crop) for crop in tower) + prefill_flops(d, lengths)
+def step_bytes(weights: int, entry: int, slots: int, entries: float) -> float:
+    """Bytes that a decode step reads: weights, and entries of so many bytes, over all layers, of every slot."""
+    return weights + slots * entries * entry
 
 
 def slots_in(memory: float, weights: int, reserved: int) -> int:

@@ -38,7 +38,7 @@ class Pack:
 
 
 class Ahead:
-    """Takes requests one pack ahead of who iterates over the packs.
+    """Takes requests two packs ahead of who iterates over the packs.
 
     Pictures and tower run in a thread of their own, on a GPU on a stream of their own. On a CPU so does prefill, unless
     its samples are waited for before it has begun, and the two threads share those that torch may use; with one torch
@@ -70,10 +70,12 @@ class Ahead:
                 yield self._filled(self.prefill, made)
             return
         own = copy(self.prefill)  # two threads can prefill at a time
-        with ThreadPoolExecutor(1, "vtpbench-ahead") as pool:
+        # On a CPU both sides get half of torch's threads: more of them than cores would wait for each other.
+        share = self.threads // 2 if self.cpu else self.threads
+        with ThreadPoolExecutor(1, "vtpbench-ahead", torch.set_num_threads, (share,)) as pool:
             looks, parts = deque([pool.submit(self._look), pool.submit(self._look)]), list[Future[Pack]]()
             try:
-                self._share_threads(pool)
+                torch.set_num_threads(share)
                 while True:
                     # What has not begun when somebody waits for it, he does himself.
                     mine = [i for i in range(self.parts) if not parts or parts[i].cancel()]
@@ -92,12 +94,6 @@ class Ahead:
                 for part in parts:
                     part.cancel()
                 torch.set_num_threads(self.threads)
-
-    def _share_threads(self, pool: ThreadPoolExecutor) -> None:
-        """On a CPU, both sides get half of torch's threads: more of them than cores would wait for each other."""
-        if self.cpu:
-            for submit in (pool.submit, lambda work, n: work(n)):
-                submit(torch.set_num_threads, self.threads // 2)
 
     def _look(self) -> Looked | None:
         """The next samples with their vision features; None: there are no more requests."""

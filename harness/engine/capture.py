@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.step import Step
-from harness.notices import say_once
+from harness.notices import say_once, told
 from pruners.views import StepView
 
 BLOCK = 256
@@ -64,7 +64,7 @@ class Runner:
         except Exception as error:
             if self.forward == self.step.forward:
                 raise
-            say_once(f"decode steps are not compiled, which is slower: {str(error).strip().splitlines()[0]}")
+            say_once(f"decode steps are not compiled, which is slower: {told(error)}")
             self.forward = self.step.forward
             return self.forward(longest, text)
 
@@ -74,7 +74,7 @@ class Runner:
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 logits = self.forward(longest, text)
         except Exception as error:
-            say_once(f"decode steps are not captured, which is slower: {str(error).strip().splitlines()[0]}")
+            say_once(f"decode steps are not captured, which is slower: {told(error)}")
             self.captured = False
             return None
         held = self.graphs[longest, text] = Graph(graph, logits, self.step.view, self.step.query)

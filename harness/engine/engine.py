@@ -1,4 +1,4 @@
-"""The engine: requests in, traces out, with slots that are refilled as soon as enough of them are free."""
+"""The engine: requests in, traces out, with slots that are refilled as soon as they are free."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from harness.accounting.flops import TowerLayer, project_flops
 from harness.engine.layer_cache import LayerCache, edited
 from harness.engine.parts import Part
-from harness.engine.samples import make_sample
 from harness.engine.segment import TEXT, Choice, Crops, Segment
-from harness.engine.signals import Record, record_layer, token_axis
+from harness.engine.sequence import recorded, sequence
+from harness.engine.signals import Record, record_layer
 from harness.engine.trace import Request
 from harness.models.attention import sdpa, step_logits
 from harness.models.base import Features, Model, Prompt
@@ -24,7 +24,7 @@ from harness.models.varlen import packed, works
 from pruners.base import Pruner
 from pruners.selection import Selection
 from pruners.signals import Signal
-from pruners.views import CacheEdit, CacheView, ClipText, Entries, State, View
+from pruners.views import CacheEdit, CacheView, Entries, State, View
 
 Entry = tuple[Request, Prompt, list[Features]]
 """A sample whose vision features are at hand."""
@@ -116,62 +116,12 @@ class Prefill:
 
     def _segment(self, request: Request, prompt: Prompt, features: list[Features]) -> tuple[Segment, list[Record]]:
         """The sequence before layer 0, after the embed moments."""
-        model, device = self.model, self.model.device
-        hidden = model.embed(prompt.ids)
-        visual = prompt.visual.to(device)
-        crops, crop = prompt.layout.counts(), prompt.layout.numbers()
-        counts = torch.bincount(prompt.layout.picture, minlength=len(features)).tolist()
-        starts = [sum(counts[:i]) for i in range(len(counts))]
-        token = [
-            torch.arange(n, device=device) if f.token is None else f.token
-            for n, f in zip(counts, features, strict=True)
-        ]
-        if features:
-            row = torch.cat([part + start for part, start in zip(token, starts, strict=True)])
-            hidden = hidden.index_copy(0, visual[row], torch.cat([f.tokens for f in features]).to(hidden))
-            deepstack = torch.cat([f.deepstack for f in features], dim=1).to(hidden)
-        else:
-            row, deepstack = visual, hidden.new_zeros(0, 0, hidden.shape[1])
-        is_text = torch.ones(len(prompt.ids), dtype=torch.bool)
-        is_text[prompt.visual] = False
-        text = is_text.nonzero().flatten().to(device)
-
-        def clip_text(text: str) -> ClipText:
-            with self.part("overhead"):
-                made, cost = model.clip_text(text)
-            segment.overhead += cost
-            return made
-
-        sample = make_sample(request, prompt, hidden, clip_text)
-        segment = Segment(
-            sample, hidden, prompt.positions.to(device), prompt.next_position,
-            torch.arange(len(hidden), device=device), torch.ones(len(hidden), device=device), text, visual,
-            torch.arange(len(visual), device=device), crops, crop.to(device), bool((crop.diff() < 0).any()), deepstack,
-        )  # fmt: skip
-        if features and any(f.token is not None for f in features):
-            split = row.split([len(t) for t in token])
-            groups = zip(segment.groups("picture"), split, starts, features, strict=True)
-            chosen: list[Choice] = [
-                (keys, group, Selection(rows - start, size=f.size)) for (keys, group), rows, start, f in groups
-            ]
-            full, segment.deepstack = (
-                segment.deepstack,
-                deepstack.new_zeros(len(deepstack), sum(counts), hidden.shape[1]),
-            )
-            segment.apply(chosen, 0)
-            segment.deepstack = full
-        segment.overhead += sum(f.overhead for f in features)
+        segment = sequence(self.model, self.part, request, prompt, features)
         if self.recall is not None:
             segment.held = []
-            segment.alive = torch.ones_like(visual, dtype=torch.bool) if self.recall == "dense" else None
-        segment.states = [stage.start(sample) for stage in self.stages]
-        records = [Record() for _ in self.stages]
-        for record, signals in zip(records, self.signals, strict=True):
-            for signal in signals:
-                if features and signal in features[0].signals:
-                    values, tokens = zip(*(f.signals[signal] for f in features), strict=True)
-                    ids = torch.cat([t + s for t, s in zip(tokens, starts, strict=True)]) + sample.length
-                    record.values[signal] = (torch.cat(values, dim=token_axis(signal)), ids)
+            segment.alive = torch.ones_like(segment.visual, dtype=torch.bool) if self.recall == "dense" else None
+        segment.states = [stage.start(segment.sample) for stage in self.stages]
+        records = [recorded(signals, prompt, features) for signals in self.signals]
         for i, stage in enumerate(self.stages):
             if "embed" in stage.moments():
                 self._select(i, segment, records, None, stage.at_embed)

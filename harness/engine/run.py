@@ -185,13 +185,19 @@ class Run:
         slot.ids.append(token)
         slot.finish = finished(slot.ids, self.model, self.decoding, slot.prefilled.request.forced)
 
+    def _chosen(self) -> bool:
+        """Whether the device chooses the next tokens."""
+        return self.greedy and not any(slot.prefilled.request.forced for slot in self._live().values())
+
+    def _together(self) -> int:
+        """Steps that can follow each other before the host looks at what they did."""
+        return self.engine.at_once if self._chosen() and self.decode.blind else 1
+
     def _step(self) -> None:
         """Some decode steps; their time is shared evenly among the slots in use."""
-        began, live, decode = time.perf_counter(), self._live(), self.decode
-        alone = any(slot.prefilled.request.forced for slot in live.values())
-        chosen = decode.step.greedy and not alone
+        began, live, decode, chosen = time.perf_counter(), self._live(), self.decode, self._chosen()
         steps = []
-        for _ in range(self.engine.at_once if chosen and decode.blind else 1):
+        for _ in range(self._together()):
             logits = decode.advance([*live])
             if decode.step.watch is not None and decode.step.watch.measures:
                 decode.step.watch.end([*live])
@@ -202,11 +208,11 @@ class Run:
         seconds = (time.perf_counter() - began) / len(live) / len(steps)
         for done in counted:
             for i, slot in live.items():
-                if chosen and slot.finish is None:
-                    slot.reply.count_step(seconds, done, i)
+                if chosen and slot.finish is not None:  # it ended before the others of these steps
+                    continue
+                slot.reply.count_step(seconds, done, i)
+                if chosen:
                     self._write(slot, done.tokens[i])
-                elif not chosen:
-                    slot.reply.count_step(seconds, done, i)
         for i, slot in live.items():
             if slot.evidence and decode.step.seen is not None:  # after the clock has been read
                 slot.evidence.note(partial(self._characters, slot.ids[:-1]), decode.step.seen[i])

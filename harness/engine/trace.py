@@ -79,6 +79,7 @@ class Trace:
             at its layer), recall (tokens brought back).
         kv_bytes: visible (mean over steps), resident and allocated bytes of the KV cache at the end.
         prefill_seconds, decode_seconds: of the language model; vision features, which methods share, are not timed.
+            On a CPU they overlap where prefill runs in the background.
         evidence_runs: what the reply could read of the regions that its answer needs, where the benchmark names them
             (see `harness.engine.evidence`).
         kept: kept sets, one entry per moment and group, for `replay`; attention: see `harness.engine.watch`; both only

@@ -198,22 +198,33 @@ def load_model(
         ModelUnavailable: files cannot be reached or do not fit; the message says what was tried.
     """
     found, chosen = _family(family, options)
-    adapter = getattr(importlib.import_module(found.module), found.adapter)
     config = config_of(path, revision, family)
     import transformers
 
-    net_class = getattr(transformers, found.net)
-    kind = getattr(torch, dtype)
+    kind = getattr(transformers, found.net)
     if weights == "random":
-        torch.manual_seed(seed)
-        with torch.device(device):
-            net = net_class._from_config(config, dtype=kind)
+        net = random_net(kind, config, dtype, device, seed)
     else:
-        net = fetch(path, revision, "weights", net_class.from_pretrained, dtype=kind)
-        net = net.to(device)
-    net.model.language_model.set_attn_implementation(NAME)
-    getattr(net.model, found.tower).set_attn_implementation("sdpa")
+        net = fetch(path, revision, "weights", kind.from_pretrained, dtype=getattr(torch, dtype)).to(device)
     tokenizer = fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained)
     images = fetch(path, revision, "image processor", getattr(transformers, found.images).from_pretrained)
-    model: Model = adapter(net, tokenizer, images, path, **chosen)
+    return adapted(found, net, tokenizer, images, path, chosen)
+
+
+def random_net(kind: Any, config: Any, dtype: str, device: str, seed: int) -> Any:
+    """A stock model with random weights."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return kind._from_config(config, dtype=getattr(torch, dtype))
+
+
+def adapted(
+    family: Family, net: Any, tokenizer: Any, images: Any, name: str, options: Mapping[str, Any]
+) -> Model:  # fmt: skip
+    """A stock model behind its adapter, its language model under the engine's attention."""
+    net.model.language_model.set_attn_implementation(NAME)
+    getattr(net.model, family.tower).set_attn_implementation("sdpa")
+    model: Model = getattr(importlib.import_module(family.module), family.adapter)(
+        net, tokenizer, images, name, **options
+    )
     return model

@@ -5,17 +5,13 @@ Time and memory do not depend on weights. There is no tokenizer and no image pro
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from harness.models.attention import NAME
 from harness.models.base import Model, ModelUnavailable
 from harness.models.clip_text import ClipSide
-from harness.models.loading import FAMILIES, config_of
+from harness.models.loading import FAMILIES, adapted, config_of, random_net
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = {
@@ -73,21 +69,11 @@ def random_model(
     import transformers
 
     config, known = shape_of(path, family, revision), FAMILIES[family]
-    net = build(getattr(transformers, known.net), config, dtype, device, seed)
-    net.model.language_model.set_attn_implementation(NAME)
-    getattr(net.model, known.tower).set_attn_implementation("sdpa")
-    adapter = getattr(importlib.import_module(known.module), known.adapter)
+    net = random_net(getattr(transformers, known.net), config, dtype, device, seed)
     options = {} if clip_text is None else {"clip_text": clip_text}
-    model: Model = adapter(net, Words(config.get_text_config().vocab_size), None, path, **options)
+    model = adapted(known, net, Words(config.get_text_config().vocab_size), None, path, options)
     if clip_text is not None:
         of = shape_of(clip_text, "clip")
-        side = build(transformers.CLIPModel, of, dtype, device, seed)
+        side = random_net(transformers.CLIPModel, of, dtype, device, seed)
         model.clip = ClipSide(side, Words(of.text_config.vocab_size))  # type: ignore[attr-defined]  # instead of loading
     return model
-
-
-def build(kind: Any, config: Any, dtype: str, device: str, seed: int = 0) -> Any:
-    """A stock model with random weights."""
-    torch.manual_seed(seed)
-    with torch.device(device):
-        return kind._from_config(config, dtype=getattr(torch, dtype))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.models.attention import grouped, sdpa
-from harness.notices import say_once
+from harness.notices import say_once, told
 
 
 def _kernel(*arguments: Any, **options: Any) -> Tensor:
@@ -81,7 +81,7 @@ def works(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, w
         apart = torch.maximum(apart, (slotted(q, k, v, used, 32) - wanted).abs().max())
         reason = None if float(apart) < 0.05 else f"torch's kernel differs by {float(apart):.2g}"
     except Exception as error:
-        reason = f"torch's kernel for sequences of own lengths fails: {str(error).strip().splitlines()[0]}"
+        reason = f"torch's kernel for sequences of own lengths fails: {told(error)}"
     if reason is not None:
         say_once(f"attention runs with masks over padded entries, which is slower: {reason}")
     return reason is None

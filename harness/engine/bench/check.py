@@ -15,8 +15,7 @@ from harness.engine.trace import Decoding, Request
 from harness.models.base import Model, Prompt
 from pruners.base import Pruner
 
-TOLERANCE = {torch.float32: 1e-3}
-HALF = 0.05
+FLOAT32, HALF = 1e-3, 0.05
 """Largest difference of logits over the largest logit; in 16 bits, rounding alone makes some hundredths."""
 
 
@@ -49,12 +48,12 @@ def steps_agree(
     """Run prompts of unequal lengths both ways: freely, and on the plain run's tokens with all logits compared."""
     pruner.check(model.info)
     prompts = [make_prompt(model, visual, text + i) for i in range(slots)]
-    slow = _Both(model, pruner.resolved(model.info), prompts, new, fast=False, compiled=False)
-    quick = _Both(model, pruner.resolved(model.info), prompts, new, fast=True, compiled=compiled)
+    slow = _Way(model, pruner.resolved(model.info), prompts, new, fast=False, compiled=False)
+    quick = _Way(model, pruner.resolved(model.info), prompts, new, fast=True, compiled=compiled)
     chosen, again = slow.tokens(), quick.tokens()
     plain, other = slow.logits(chosen), quick.logits(chosen)
     scale = float(plain.abs().max())
-    tolerance = TOLERANCE.get(model.dtype, HALF)
+    tolerance = FLOAT32 if model.dtype == torch.float32 else HALF
     ties = True
     for row, (mine, theirs) in enumerate(zip(chosen, again, strict=True)):
         at = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b), None)
@@ -65,7 +64,7 @@ def steps_agree(
     return Check(name, quick.path, difference, sum(equal) / len(equal), ties, tolerance)
 
 
-class _Both:
+class _Way:
     """One of the two ways to run the same prompts."""
 
     def __init__(

@@ -86,8 +86,8 @@ class TimedRun(Run):
     def _step(self) -> None:
         watched, began = self.decode.recall is not None, time.perf_counter()
         recalls = bool(self.decode.fetching)
+        count = self._together()
         super()._step()  # ends with a look at the tokens, so that the clock tells the truth
-        count = self.engine.at_once if self.decode.step.greedy and self.decode.blind else 1
         recalls |= watched and bool(self.decode.fetching)
         self.steps.append(Steps(began, time.perf_counter() - began, count, recalls))
         if self.most is not None and sum(steps.count for steps in self.steps) >= self.most:

@@ -12,12 +12,13 @@ import torch
 
 from harness.accounting.flops import head_flops, token_flops
 from harness.accounting.kv import entry_bytes
-from harness.accounting.roofline import GIB, slots_in, step_weights
+from harness.accounting.roofline import GIB, slots_in, step_bytes, step_weights
 from harness.engine.bench.clock import Memory, Pack, Parts, TimedRun
 from harness.engine.bench.prompt import Unmeasurable, make_prompt
 from harness.engine.engine import Engine
 from harness.engine.trace import Decoding
 from harness.models.base import Model, Prompt
+from harness.notices import told
 from pruners.base import Pruner
 from pruners.none import NoPruning
 
@@ -91,7 +92,7 @@ class Measured:
     @property
     def step_bytes(self) -> float:
         """Bytes that a step cannot help reading: weights, keys and values that it sees, keys that are looked at."""
-        return self.step_weights + self.setting.slots * self.entry_bytes * (self.entries + self.looked / 2)
+        return step_bytes(self.step_weights, self.entry_bytes, self.setting.slots, self.entries + self.looked / 2)
 
     @property
     def input_flops(self) -> int:
@@ -124,7 +125,7 @@ def measure(
     try:
         return bench.measured(name or type(pruner).__name__, rounds, largest)
     except RuntimeError as error:
-        raise Unmeasurable(f"{name or type(pruner).__name__}: {str(error).splitlines()[0]}") from error
+        raise Unmeasurable(f"{name or type(pruner).__name__}: {told(error)}") from error
 
 
 class _Bench:
