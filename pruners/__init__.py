@@ -17,7 +17,7 @@ from pruners.gprune import GPrune
 from pruners.hiprune import HiPrune
 from pruners.hired import HiRED
 from pruners.holov import HoloV
-from pruners.layout import VisualLayout
+from pruners.layout import Box, VisualLayout
 from pruners.lookm import LookM
 from pruners.mustdrop import MustDrop
 from pruners.none import Blind, NoPruning
@@ -33,7 +33,7 @@ from pruners.sparsevlm_plus import SparseVLMPlus
 from pruners.tome import ToMe
 from pruners.trim import TRIM
 from pruners.v2drop import V2Drop
-from pruners.views import Box, ModelInfo, Sample, View
+from pruners.views import ModelInfo, Sample, View
 from pruners.visionpulse import VisionPulse
 from pruners.visionzip import VisionZip
 from pruners.vispruner import VisPruner

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,8 +14,22 @@ from torch import Tensor
 PATCH, NEWLINE, THUMBNAIL, CLS = range(4)
 """Kinds of visual token: image content, end of a row, overview of the whole picture, class token."""
 
+TOUCHING = 1e-7
+"""Fractions of a picture by which areas must overlap: edges that meet share nothing."""
+
 Scope = Literal["crop", "picture", "prompt"]
 Area = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of a picture that the answer needs, in fractions 0..1; known for synthetic benchmarks only."""
+
+    picture: int
+    top: float
+    left: float
+    bottom: float
+    right: float
 
 
 class Crop(NamedTuple):
@@ -64,6 +78,11 @@ class VisualLayout:
     @classmethod
     def of_crops(cls, pictures: list[list[Crop]]) -> VisualLayout:
         """Layout of pictures made of crops, whose tokens follow each other crop by crop, in raster order."""
+        return cls._of_crops(tuple(map(tuple, pictures)))
+
+    @classmethod
+    @lru_cache(maxsize=64)  # pictures of one size are common, and everywhere with towers that see squares
+    def _of_crops(cls, pictures: tuple[tuple[Crop, ...], ...]) -> VisualLayout:
         flat = [(p, c, crop) for p, crops in enumerate(pictures) for c, crop in enumerate(crops)]
         none = torch.zeros(0, dtype=torch.long)
 
@@ -82,7 +101,9 @@ class VisualLayout:
 
     def __getitem__(self, order: Tensor) -> VisualLayout:
         """The same crops with these of the tokens, in this order."""
-        own: dict[str, Any] = {name: x[order] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        own: dict[str, Any] = {
+            name: getattr(self, name)[order] for name in ("picture", "crop", "row", "column", "kind")
+        }
         return replace(self, **own)
 
     def counts(self) -> dict[tuple[int, int], int]:
@@ -94,38 +115,29 @@ class VisualLayout:
         numbers: Tensor = (self.picture * 2**32 + self.crop).unique(return_inverse=True)[1]
         return numbers
 
-    def inside(self, picture: int, top: float, left: float, bottom: float, right: float) -> Tensor:
-        """Indices of the PATCH tokens whose area overlaps a box given in fractions 0..1 of the picture."""
-        found = []
-        for (number, crop), (rows, columns) in self.grid.items():
-            if number != picture:
-                continue
-            mine, row, column = self._patches[number, crop]
-            up, across, down, end = self.area[number, crop]
-            high, broad = rows / (down - up), columns / (end - across)  # tokens per picture height and width
-            tall = (row < (bottom - up) * high - 1e-6) & (row + 1 > (top - up) * high + 1e-6)
-            wide = (column < (right - across) * broad - 1e-6) & (column + 1 > (left - across) * broad + 1e-6)
-            found.append(mine[tall & wide])
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+    def shows(self, boxes: Sequence[Box]) -> Tensor:
+        """[B, N] whether each token is a PATCH whose area overlaps each of the boxes."""
+        asked = [(box.bottom, box.right, -box.top, -box.left) for box in boxes]
+        beyond = torch.tensor(asked, dtype=torch.float64).reshape(-1, 4, 1) - TOUCHING
+        overlap: Tensor = (self._starts_and_ends < beyond).all(1)
+        return overlap & (self.picture == torch.tensor([[box.picture] for box in boxes]).reshape(-1, 1))
 
     @cached_property
-    def _patches(self) -> dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]]:
-        """Indices, rows and columns of the PATCH tokens of every crop."""
-        found: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
-        for picture, crop in self.grid:
-            mine = torch.nonzero((self.picture == picture) & (self.crop == crop) & (self.kind == PATCH)).flatten()
-            found[picture, crop] = mine, self.row[mine], self.column[mine]
-        return found
+    def _starts_and_ends(self) -> Tensor:
+        """[4, N] top, left, -bottom, -right of PATCH tokens; nan, which overlaps nothing, for others."""
+        top_left, bottom_right = self.boxes.T.split(2)
+        return torch.cat([top_left, -bottom_right]).where(self.kind == PATCH, torch.nan)
 
+    @cached_property
     def boxes(self) -> Tensor:
-        """[N, 4] top, left, bottom, right of what each token shows, in fractions of its picture; nan for a NEWLINE or a
-        token without a place."""
-        out = torch.full((len(self), 4), torch.nan)
+        """[N, 4] float64: top, left, bottom, right of what each token shows, in fractions of its picture; nan for a
+        NEWLINE or a token without a place."""
+        out = torch.full((4, len(self)), torch.nan, dtype=torch.float64)
+        placed = (self.row >= 0) & (self.column >= 0)
         for (number, crop), (rows, columns) in self.grid.items():
-            mine = (self.picture == number) & (self.crop == crop) & (self.row >= 0) & (self.column >= 0)
+            mine = torch.nonzero((self.picture == number) & (self.crop == crop) & placed).flatten()
             up, across, down, end = self.area[number, crop]
-            start = torch.tensor([up, across])
-            step = torch.tensor([(down - up) / rows, (end - across) / columns])
-            corner = start + step * torch.stack([self.row[mine], self.column[mine]], dim=1)
-            out[mine] = torch.cat([corner, corner + step], dim=1)
-        return out
+            tall, wide = (down - up) / rows, (end - across) / columns
+            top, left = up + tall * self.row[mine].double(), across + wide * self.column[mine].double()
+            out[:, mine] = torch.stack([top, left, top + tall, left + wide])
+        return out.T

@@ -132,8 +132,7 @@ class Oracle(Pruner):
         sample = view.sample
         if not sample.needed:
             return None
-        parts = [sample.layout.inside(b.picture, b.top, b.left, b.bottom, b.right) for b in sample.needed]
-        wanted = torch.cat(parts).unique().to(view.token.device)
+        wanted = torch.nonzero(sample.layout.shows(sample.needed).any(0)).flatten().to(view.token.device)
         if len(view) == len(sample.layout):  # nothing has left yet: no value has to be read from the device
             return Selection(wanted)
         return Selection(torch.nonzero(torch.isin(view.token, wanted)).flatten())

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from pruners.layout import VisualLayout
+from pruners.layout import Box, VisualLayout
 from pruners.signals import Signal
 
 State = dict[str, Tensor]
@@ -43,17 +43,6 @@ class ModelInfo:
     tower_heads: int = 16
     native: bool = False
     rope: tuple[tuple[float, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Box:
-    """A region of a picture that the answer needs, in fractions 0..1; known for synthetic benchmarks only."""
-
-    picture: int
-    top: float
-    left: float
-    bottom: float
-    right: float
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # scores are read without torch, which takes seconds to import
     from harness.engine.trace import Picture
-    from pruners.views import Box
+    from pruners.layout import Box
 
 Runs = Sequence[tuple[int, Sequence[float]]]
 """(characters of the reply so far, readable share of each needed region), a new entry when it changes."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from harness.benchmarks import glyphs
 from harness.benchmarks.base import Item, Runs, Scoring
-from pruners.views import Box
+from pruners.layout import Box
 
 LENGTHS = range(3, 9)
 """Steps of the walks of the default test."""

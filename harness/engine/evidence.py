@@ -17,12 +17,12 @@ class Evidence:
     """Follows one sample whose benchmark names the needed regions.
 
     Attributes:
-        regions: columns of the visual tokens that show each region.
+        regions: [R, Nv] the weight of each visual token in the mean over a region's tokens.
         runs: [(characters of the reply so far, share of each region that is readable)], a new entry when it changes.
             A share is the mean over layers and tokens of the region.
     """
 
-    regions: list[Tensor]
+    regions: Tensor
     runs: list[tuple[int, list[float]]] = field(default_factory=list)
 
     @classmethod
@@ -31,9 +31,9 @@ class Evidence:
         sample = done.segment.sample
         if not sample.needed or done.segment.hidden.is_meta:
             return None
-        boxes = [sample.layout.inside(b.picture, b.top, b.left, b.bottom, b.right) for b in sample.needed]
-        found = cls([box.to(done.segment.visual.device) for box in boxes])
-        there = torch.zeros(done.segment.width + 1, device=done.segment.visual.device)
+        shows, device = sample.layout.shows(sample.needed), done.segment.visual.device
+        found = cls((shows / shows.sum(1, keepdim=True).clamp(min=1)).to(device))
+        there = torch.zeros(done.segment.width + 1, device=device)
         alike = Counter(id(layer.column) for layer in done.cache)  # layers between which nothing left share theirs
         for columns in {id(layer.column): layer.column for layer in done.cache}.values():
             heads = columns if columns.ndim == 2 else columns[None]
@@ -45,6 +45,6 @@ class Evidence:
 
     def note(self, characters: Callable[[], int], seen: Tensor) -> None:
         """Add what the next token can read, given the share [Nv] of layers in which each column is readable."""
-        shares = [round(float(seen[box].mean()), 6) if len(box) else 0.0 for box in self.regions]
+        shares = [round(share, 6) for share in (self.regions @ seen[: self.regions.shape[1]]).tolist()]
         if not self.runs or self.runs[-1][1] != shares:
             self.runs.append((characters(), shares))

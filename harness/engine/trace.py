@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from pruners.views import Box
+from pruners.layout import Box
 
 Picture = Image.Image | Path | bytes
 """A picture: opened, or a file or its bytes, opened only when its sample is run (a damaged one fails that sample)."""

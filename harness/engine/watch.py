@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,14 +50,14 @@ class Followed:
         where each visual token lies (picture; top, left, bottom, right in fractions of it, None for a newline).
         `needed`: the visual tokens of the regions that the answer needs, in the order of use.
         """
-        places = zip(self.layout.picture.tolist(), self.layout.boxes(), strict=True)
+        places = zip(self.layout.picture.tolist(), self.layout.boxes.tolist(), strict=True)
         return {
             "visual_tokens": len(self.layout), "measures": list(MEASURES), "deltas": list(DELTAS),
             "needed": self.needed,
             "steps": _rounded(torch.stack(self.steps)), "ever": ever.tolist(),
             "top": [[found.tolist(), _rounded(weight)] for found, weight in self.top],
             "shown": self.shown,
-            "boxes": [None if box.isnan().any() else [picture, *_rounded(box)] for picture, box in places],
+            "boxes": [None if isnan(box[0]) else [number, *(round(x, 5) for x in box)] for number, box in places],
         }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ class Watch:
         sample, more = done.segment.sample, max(0, done.segment.width - self.anchor.shape[-1])
         self.anchor, self.ever = pad(self.anchor, (0, more)), pad(self.ever, (0, more))
         self.anchor[slot], self.ever[slot] = 0, False
-        needed = [sample.layout.inside(b.picture, b.top, b.left, b.bottom, b.right).tolist() for b in sample.needed]
+        needed = [torch.nonzero(shown).flatten().tolist() for shown in sample.layout.shows(sample.needed)]
         self.slots[slot] = Followed(sample.layout, needed)
         self._begin()
         for layer, (logits, column) in enumerate(done.last):

@@ -156,7 +156,7 @@ class Scorer:
     def add(self, record: Record) -> dict[str, Any] | None:
         """Score a sample at once if that takes no judge; returns its line, if it has one."""
         if self.spec.scoring.rule not in scoring.JUDGED and self._missing(record):
-            self._keep(score_line(record, self.spec, None))
+            return self._keep(score_line(record, self.spec, None))
         return self.scores.get(reply_of(record))
 
     def complete(self, records: Iterable[Record], advance: Callable[[], None] = lambda: None) -> None:
@@ -177,9 +177,10 @@ class Scorer:
         line = self.scores.get(reply_of(record))
         return line is None or (line["value"] is None and self._judge is not None)
 
-    def _keep(self, line: dict[str, Any]) -> None:
+    def _keep(self, line: dict[str, Any]) -> dict[str, Any]:
         self._log.append(line)
         self.scores[line["id"], line["repeat"], line["reply"]] = line
+        return line
 
 
 def score_line(record: Record, spec: ScoreSpec, judge: Judge | None) -> dict[str, Any]:

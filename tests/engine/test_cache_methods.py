@@ -126,7 +126,7 @@ def test_decoding_equals_brute_force(name: str, family: str) -> None:
         visual = {at: j for j, at in enumerate(model.prepare(request).visual.tolist())}
         assert cache.column.tolist() == [[visual.get(at, -2) for at in kept] for kept, _, _ in heads]
         assert cache.visual == sum(at in visual for at in heads[0][0])
-    boxed = model.prepare(request).layout.inside(0, 0.0, 0.0, 0.6, 0.6).tolist()
+    boxed = model.prepare(request).layout.shows(request.needed)[0].nonzero().flatten().tolist()
     needed = {model.prepare(request).visual[j].item() for j in boxed}
     seen = [len(needed & set(kept)) / len(needed) for heads in left for kept, _, _ in heads]
     evidence = Evidence.of(ours.done)

@@ -17,7 +17,7 @@ from harness.models.llava import VICUNA
 from harness.runs.backend import TorchBackend
 from harness.runs.config import ModelConfig
 from harness.runs.errors import InputError
-from pruners.layout import PATCH, THUMBNAIL
+from pruners.layout import PATCH, THUMBNAIL, Box
 from pruners.signals import TowerAttention, TowerHidden, TowerKeys
 from tests.models.folders import SQUARE, TILE, write
 
@@ -184,8 +184,8 @@ def test_tiles(load: Any, width: int, height: int, most: int, rows: int, columns
     assert layout.area[0, tiles - 1] == pytest.approx((1 - 1 / rows, 1 - 1 / columns, 1, 1))
     if several:
         assert layout.area[0, tiles] == (0, 0, 1, 1)
-        corner = layout.inside(0, 0, 0, 0.5 / rows, 0.5 / columns)
-        assert corner.tolist() == [0]
+        corner = layout.shows([Box(0, 0, 0, 0.5 / rows, 0.5 / columns)])
+        assert corner.nonzero().tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize(("width", "height"), [(48, 24), (24, 48), (37, 20), (24, 24)])
@@ -202,7 +202,7 @@ def test_padding_shows_everything(load: Any, width: int, height: int) -> None:
     assert (bottom - top) * height == pytest.approx((right - left) * width) == pytest.approx(max(width, height))
     assert (top + bottom) / 2 == pytest.approx(0.5, abs=0.51 / height)
     if width == 2 * height:  # a quarter of the square is padding above and below: 1.5 of 6 rows
-        assert prompt.layout.inside(0, 0, 0, 1, 1).tolist() == list(range(6, 30))
+        assert prompt.layout.shows([Box(0, 0, 0, 1, 1)])[0].nonzero().flatten().tolist() == list(range(6, 30))
 
 
 def test_cropping_loses_the_edges(load: Any) -> None:
@@ -212,7 +212,7 @@ def test_cropping_loses_the_edges(load: Any) -> None:
     prompt = model.prepare(Request("r", (image, QUESTION)))
     assert prompt.pictures[0].pixels.min() > 1.5  # nothing of the black sides is left
     assert prompt.layout.area[0, 0] == pytest.approx((0, 36 / 96, 1, 60 / 96))
-    assert len(prompt.layout.inside(0, 0, 0, 1, 36 / 96)) == 0
+    assert not prompt.layout.shows([Box(0, 0, 0, 1, 36 / 96)]).any()
 
 
 def test_options(folders: dict[str, Path]) -> None:

@@ -136,8 +136,8 @@ def _of_model(ask: Ask, name: str) -> Iterator[dict[str, Any]]:
         wanted = Mapped(kinds=tuple(k for k in kinds if k not in missing), layer=watched_layer(ask, info.depth))
         profiles: dict[str, list[NDArray[np.float64]]] = {}
         for i, ((item, _), (sample, maps, other)) in enumerate(zip(pairs, _found(engine, wanted, pairs), strict=True)):
-            box = item.needed[0]  # of walks the start: the one that the question names
-            needed = sample.layout.inside(box.picture, box.top, box.left, box.bottom, box.right).numpy()
+            start = item.needed[:1]  # of walks: the region that the question names
+            needed = np.flatnonzero(sample.layout.shows(start)[0].numpy())
             if not len(needed):  # cut off on the way to the tower
                 continue
             if i < DRAWN:
@@ -217,7 +217,7 @@ def _drawn(
     small.save(file, "PNG", optimize=True)
     question = " ".join(part for part in item.content if isinstance(part, str))
     yield {"part": "picture", **about, "reason": question, "png": base64.b64encode(file.getvalue()).decode()}
-    boxes = layout.boxes().numpy()
+    boxes = layout.boxes.numpy()
     for kind, values in maps.items():
         for token in np.flatnonzero((layout.picture.numpy() == shown) & ~np.isnan(values) & ~np.isnan(boxes[:, 0])):
             box = dict(zip(("top", "left", "bottom", "right"), boxes[token].tolist(), strict=True))
