@@ -16,5 +16,6 @@ if "torchvision" not in sys.modules:
 
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
+from transformers.utils import logging
 
-__all__ = ["AttentionInterface", "AttentionMaskInterface", "sdpa_mask"]
+__all__ = ["AttentionInterface", "AttentionMaskInterface", "logging", "sdpa_mask"]

@@ -30,7 +30,7 @@ from harness.runs.cells import make_decoding, make_pruner, parse_config
 from harness.runs.compose import Configs, compose_all
 from harness.runs.config import RunConfig
 from harness.runs.errors import InputError, Skip
-from harness.runs.executors import Executor, Job, find_devices, make_executor
+from harness.runs.executors import Executor, Job, find_devices, local_executor, traces
 from pruners.base import PrunerError
 
 Message = Mapping[str, Any]
@@ -114,7 +114,7 @@ class VTPBench(lmms):  # type: ignore[misc]
                 asked: dict[tuple[str, int], int] = {}
                 waiting = self._requests(requests, numbers, asked, seen)
                 job = Job(self.config.model, self.config.engine, self.pruner, decoding, None, waiting)
-                for trace in _executor(self.devices).run(job):
+                for trace in traces(_executor(self.devices), job):
                     i = asked[trace.id, trace.repeat]
                     results[i] = _result(trace)
                     if self.traces:
@@ -218,7 +218,7 @@ class VTPBench(lmms):  # type: ignore[misc]
 @cache
 def _executor(devices: tuple[str, ...]) -> Executor:
     """What runs samples there; it keeps its model as long as the same one is asked for."""
-    return make_executor(TorchBackend(), list(devices))
+    return local_executor(TorchBackend(), list(devices))
 
 
 def configure(arguments: Mapping[str, Any]) -> RunConfig:

@@ -74,8 +74,7 @@ class TorchBackend:
 
     def engine(self, model: ModelConfig, config: EngineConfig, device: str) -> Engine:
         """Loads the weights."""
-        from transformers.utils import logging
-
+        from harness.compat import logging
         from harness.engine import Engine as TorchEngine
         from harness.models import ModelUnavailable, load_model
 

@@ -115,11 +115,19 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
-    """Where samples run. `gpus`: "all", "none" or numbers such as "0,1"."""
+    """Where samples run.
+
+    Attributes:
+        gpus: "all", "none" or numbers such as "0,1" (numbers not with Ray).
+        workers: Ray actors; None: one per GPU of the cluster, or a single one without GPUs.
+        address: of a running Ray cluster; None: Ray is started here.
+    """
 
     name: str
-    kind: Literal["local"] = "local"
+    kind: Literal["local", "ray"] = "local"
     gpus: str = "all"
+    workers: int | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,28 +1,28 @@
-"""Where samples run: in this process, or in one worker process per GPU."""
+"""Where samples run: in this process, in one worker process per GPU, or on the actors of a Ray cluster."""
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from dataclasses import dataclass
 from typing import Protocol
 
 from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.runs.backend import Backend, Engine
-from harness.runs.config import EngineConfig, ModelConfig
+from harness.runs.config import EngineConfig, ExecutorConfig, ModelConfig
 from harness.runs.errors import InputError
 from pruners.base import Pruner
 
-CHUNK = 64
-"""Requests that a worker gets at a time: a few fillings of its slots."""
+Answer = Trace | Exception | None
+"""A trace; what ended a job early; or None: all traces of the job have come."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Job:
-    """What a cell asks of an executor."""
+    """What a cell asks of an executor.
+
+    Attributes:
+        over: set by who reads the traces once no more of them are wanted.
+    """
 
     model: ModelConfig
     engine: EngineConfig
@@ -30,13 +30,15 @@ class Job:
     decoding: Decoding
     record: Recorded | None
     requests: Iterable[Request]
+    over: bool = False
 
 
 class Executor(Protocol):
-    """Runs jobs, one after the other."""
+    """Runs jobs."""
 
-    def run(self, job: Job) -> Iterator[Trace]:
-        """Traces as they finish, in any order."""
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
+        """Traces as they finish, in any order. A job is taken as soon as there is room for it, so that several may be
+        under way; the last answer to each is None or an exception."""
 
     def close(self) -> None:
         """Let go of models and processes."""
@@ -50,7 +52,20 @@ class InProcess:
         self._loaded: tuple[ModelConfig, EngineConfig] | None = None
         self._engine: Engine | None = None
 
-    def run(self, job: Job) -> Iterator[Trace]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
+        for job in jobs:
+            try:
+                for trace in self.traces(job):
+                    yield job, trace
+                    if job.over:
+                        break
+            except Exception as error:
+                yield job, error
+            else:
+                yield job, None
+
+    def traces(self, job: Job) -> Iterator[Trace]:
+        """Those of one job."""
         if self._loaded != (job.model, job.engine) or self._engine is None:
             self._engine = None  # frees the old model before the new one is loaded
             self._engine = self._backend.engine(job.model, job.engine, self._device)
@@ -59,109 +74,6 @@ class InProcess:
 
     def close(self) -> None:
         self._engine = None
-
-
-@dataclass(eq=False)
-class _Worker:
-    process: SpawnProcess
-    pipe: Connection
-    chunk: dict[tuple[str, int], Request]
-    """Requests it has been given and not answered."""
-
-
-class Workers:
-    """One process per device, fed with chunks from one queue.
-
-    A process that dies is replaced and its unanswered requests run again one at a time; a request whose process dies
-    twice fails.
-    """
-
-    def __init__(self, backend: Backend, devices: list[str]) -> None:
-        self._backend, self._devices = backend, devices
-        self._workers: dict[str, _Worker] = {}
-
-    def run(self, job: Job) -> Iterator[Trace]:
-        finished = False
-        try:
-            yield from self._run(job)
-            finished = True
-        finally:
-            if not finished:  # a worker still busy with this job must not answer into the next one
-                self.close()
-
-    def _run(self, job: Job) -> Iterator[Trace]:
-        fresh = _chunks(job.requests)
-        again: list[Request] = []
-        retried: set[tuple[str, int]] = set()
-        while True:
-            for device in self._devices:
-                if device in self._workers and self._workers[device].chunk:
-                    continue
-                if chunk := again[:1] or next(fresh, []):
-                    del again[:1]
-                    worker = self._workers.get(device) or self._start(device)
-                    worker.chunk = {(r.id, r.repeat): r for r in chunk}
-                    worker.pipe.send(replace(job, requests=chunk))
-            busy = {w.pipe: (device, w) for device, w in self._workers.items() if w.chunk}
-            if not busy:
-                return
-            for pipe in wait(list(busy)):
-                device, worker = busy[pipe]  # type: ignore[index]
-                try:
-                    answer = worker.pipe.recv()
-                except EOFError:
-                    lost, code = list(worker.chunk.items()), self._end(device)
-                    again += [request for key, request in lost if key not in retried]
-                    for key, _ in lost:
-                        if key in retried:
-                            error = f"its worker process died twice (exit code {code})"
-                            yield Trace(id=key[0], repeat=key[1], finish="error", error=error)
-                    retried |= {key for key, _ in lost}
-                    continue
-                if isinstance(answer, str):
-                    raise RuntimeError(answer)
-                del worker.chunk[answer.id, answer.repeat]
-                yield answer
-
-    def _start(self, device: str) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(self._backend, device, theirs), daemon=True)
-        process.start()
-        theirs.close()  # so that the death of the process closes the pipe
-        self._workers[device] = _Worker(process, ours, {})
-        return self._workers[device]
-
-    def _end(self, device: str) -> int | None:
-        worker = self._workers.pop(device)
-        worker.pipe.close()
-        worker.process.kill()
-        worker.process.join()
-        return worker.process.exitcode
-
-    def close(self) -> None:
-        for device in list(self._workers):
-            self._end(device)
-
-
-def _serve(backend: Backend, device: str, pipe: Connection) -> None:
-    executor = InProcess(backend, device)
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        try:
-            for trace in executor.run(job):
-                pipe.send(trace)
-        except Exception as error:
-            pipe.send(f"{type(error).__name__}: {error}")
-
-
-def _chunks(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    rest = iter(requests)
-    while chunk := list(itertools.islice(rest, CHUNK)):
-        yield chunk
 
 
 def find_devices(gpus: str) -> list[str]:
@@ -179,6 +91,30 @@ def find_devices(gpus: str) -> list[str]:
     return list(dict.fromkeys(f"cuda:{int(n)}" for n in numbers))
 
 
-def make_executor(backend: Backend, devices: list[str]) -> Executor:
+def traces(executor: Executor, job: Job) -> Iterator[Trace]:
+    """Those of one job; raises what ended it."""
+    for _, answer in executor.run([job]):
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is not None:
+            yield answer
+
+
+def local_executor(backend: Backend, devices: list[str]) -> Executor:
     """In this process for one device, else one worker process each."""
-    return InProcess(backend, devices[0]) if len(devices) == 1 else Workers(backend, devices)
+    from harness.runs.pool import Pool
+    from harness.runs.processes import Processes
+
+    return InProcess(backend, devices[0]) if len(devices) == 1 else Pool(Processes(backend, devices))
+
+
+def make_executor(backend: Backend, config: ExecutorConfig) -> tuple[Executor, list[str]]:
+    """What a configuration asks for, and the devices that it has."""
+    if config.kind == "ray":
+        from harness.runs.actors import Actors
+        from harness.runs.pool import Pool
+
+        actors = Actors(backend, config)
+        return Pool(actors), actors.devices
+    devices = find_devices(config.gpus)
+    return local_executor(backend, devices), devices

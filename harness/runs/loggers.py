@@ -15,17 +15,21 @@ LEADERBOARD = ("cell", "accuracy", "n", "failures", "ret_nominal", "ret_prefill"
                "trace_length_median", "truncated", "unparsed", "tflops", "seconds")  # fmt: skip
 
 
-class Logger(Protocol):
-    """Told of every cell from its first sample on, also of samples that an earlier run had finished."""
-
-    def start(self, cell: Cell, config: dict[str, Any]) -> None:
-        """A cell begins."""
+class Follower(Protocol):
+    """Told of the samples of one cell, also of those that an earlier run had finished."""
 
     def sample(self, curves: dict[str, float]) -> None:
         """Running means after one more sample."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The cell has ended."""
+        """The cell has ended, complete or not."""
+
+
+class Logger(Protocol):
+    """Follows cells, some of them at the same time."""
+
+    def start(self, cell: Cell, config: dict[str, Any]) -> Follower:
+        """A cell begins."""
 
 
 class Curves:
@@ -59,7 +63,9 @@ class Curves:
 class NoLogger:
     """Logs nothing."""
 
-    def start(self, cell: Cell, config: dict[str, Any]) -> None: ...
+    def start(self, cell: Cell, config: dict[str, Any]) -> Follower:
+        return self
+
     def sample(self, curves: dict[str, float]) -> None: ...
     def finish(self, summary: dict[str, Any]) -> None: ...
 
@@ -67,11 +73,15 @@ class NoLogger:
 class CsvLogger:
     """Writes curves.csv into the folder of each cell."""
 
+    def start(self, cell: Cell, config: dict[str, Any]) -> Follower:
+        return _CsvCurves((cell.folder / "curves.csv").open("w", newline=""))
+
+
+class _CsvCurves:
     means = ("accuracy", "ret_prefill", "ret_decode", "kv", "trace_length", "tflops", "seconds")
 
-    def start(self, cell: Cell, config: dict[str, Any]) -> None:
-        self._file: IO[str] = (cell.folder / "curves.csv").open("w", newline="")
-        self._writer = csv.DictWriter(self._file, ("samples", "failures", *self.means))
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._writer = file, csv.DictWriter(file, ("samples", "failures", *self.means))
         self._writer.writeheader()
 
     def sample(self, curves: dict[str, float]) -> None:
@@ -92,19 +102,25 @@ class WandbLogger:
         self._config, self._results = config, results.resolve()
         self._rows: list[dict[str, Any]] = []
 
-    def start(self, cell: Cell, config: dict[str, Any]) -> None:
+    def start(self, cell: Cell, config: dict[str, Any]) -> Follower:
         for name in ("DATA", "CACHE"):
             os.environ.setdefault(f"WANDB_{name}_DIR", str(self._results / "wandb"))
         import wandb
 
         chosen = self._config
         (self._results / "wandb").mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
+        run = wandb.init(
             project=chosen.project, entity=chosen.entity, group=chosen.group or cell.config.experiment,
             mode=chosen.mode, dir=self._results, id=cell.hash[:16], name=cell.name, config=config,
-            resume="allow" if chosen.mode == "online" else None, reinit="finish_previous",
+            resume="allow" if chosen.mode == "online" else None, reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", disable_code=True),
         )  # fmt: skip
+        return _WandbRun(run, self._rows)
+
+
+class _WandbRun:
+    def __init__(self, run: Any, rows: list[dict[str, Any]]) -> None:
+        self._run, self._rows = run, rows
 
     def sample(self, curves: dict[str, float]) -> None:
         self._run.log(curves, step=int(curves["samples"]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 
@@ -15,15 +16,15 @@ class _Rate(TextColumn):
 
 
 class Display:
-    """Progress of one grid; `say` prints a line above the bar."""
+    """Progress of one grid, given the names of its cells in their order; `say` prints a line above the bars."""
 
-    def __init__(self, cells: int, console: Console | None = None) -> None:
+    def __init__(self, cells: Sequence[str], console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(""), TimeRemainingColumn())
         self._bar = Progress(*columns, "{task.fields[accuracy]}", console=self._console, transient=True,
                              disable=not self._console.is_terminal, speed_estimate_period=60)  # fmt: skip
-        self._cells, self._number = cells, 0
-        self._task = self._bar.add_task("", total=None, accuracy="")
+        self._cells = list(cells)
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -38,13 +39,12 @@ class Display:
 
     def start(self, name: str, done: int, total: int) -> None:
         """A cell begins, `done` of its `total` samples known from an earlier run."""
-        self._number += 1
-        label = f"{self._place()} {name.split('/', 1)[1].rsplit('/', 1)[0]}"
-        self._bar.reset(self._task, description=label, completed=done, total=total, accuracy="")
+        label = f"{self._place(name)} {name.split('/', 1)[1].rsplit('/', 1)[0]}"
+        self._tasks[name] = self._bar.add_task(label, completed=done, total=total, accuracy="")
 
-    def advance(self, accuracy: float | None) -> None:
-        """One sample has finished."""
-        self._bar.update(self._task, advance=1, accuracy=percent(accuracy))
+    def advance(self, name: str, accuracy: float | None) -> None:
+        """One sample of a cell has finished."""
+        self._bar.update(self._tasks[name], advance=1, accuracy=percent(accuracy))
 
     def finish(self, name: str, summary: dict[str, Any]) -> None:
         """A cell is done."""
@@ -55,14 +55,21 @@ class Display:
         said += [f"n {summary['n']}{failures}"]
         said += [f"{summary['unjudged']} unjudged"] if summary["unjudged"] else []
         said += [headline["note"]] if headline["note"] and metric != "mean" else []
-        self.say(f"{self._place()} {name}  {'  '.join(said)}")
+        self.end(name, "  ".join(said))
 
     def fail(self, name: str, error: str) -> None:
         """A cell could not be finished."""
-        self.say(f"{self._place()} {name}  FAILED: {error}")
+        self.end(name, f"FAILED: {error}")
 
-    def _place(self) -> str:
-        return f"[{self._number}/{self._cells}]"
+    def end(self, name: str, said: str | None = None) -> None:
+        """The bar of a cell goes, a line may come instead."""
+        if name in self._tasks:
+            self._bar.remove_task(self._tasks.pop(name))
+        if said is not None:
+            self.say(f"{self._place(name)} {name}  {said}")
+
+    def _place(self, name: str) -> str:
+        return f"[{self._cells.index(name) + 1}/{len(self._cells)}]"
 
 
 def percent(share: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def rescore(
         judge: asked where the rule needs one, by so many `threads`.
         keep_judge: without a judge, keep the verdicts of the one before; else the official code says what holds then.
     """
-    with Display(len(folders)) as display:
+    with Display([_name(folder) for folder in folders]) as display:
         for folder in folders:
             plain, records = read_config(folder), read_log(folder)
             spec = _spec(ScoreSpec.read(folder, plain), changes, judge, keep_judge)
@@ -72,12 +73,13 @@ def rescore(
                     scoring.try_on(spec.scoring, item_of(record))
             except ValueError as error:
                 raise InputError(f"{_name(folder)}: {error}") from None
-            display.start(_name(folder), 0, len(records))
+            display.start(name := _name(folder), 0, len(records))
             scorer = Scorer(folder, spec, judge, threads, display.say)
             try:
-                scorer.complete(records.values(), lambda: display.advance(None))
+                scorer.complete(records.values(), partial(display.advance, name, None))
             finally:
                 scorer.close()
+                display.end(name)
             yield _summarised(folder, spec, plain, [line["error"] for line in scorer.scores.values() if line["error"]])
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +21,7 @@ from harness.runs.cells import Cell, budget
 from harness.runs.config import JudgeConfig
 from harness.runs.environment import code_hash, environment
 from harness.runs.errors import InputError
-from harness.runs.executors import Executor, Job, find_devices, make_executor
+from harness.runs.executors import Executor, Job, make_executor
 from harness.runs.log import Key, Log, read_log, write_atomically
 from harness.runs.loggers import Curves, Logger, make_logger
 from harness.runs.progress import Display
@@ -57,7 +58,6 @@ class Grid:
     """What the cells of one command share."""
 
     backend: Backend
-    executor: Executor
     devices: list[str]
     logger: Logger
     display: Display
@@ -82,22 +82,19 @@ class Grid:
 
 
 def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None = None) -> list[Outcome]:
-    """Run cells one after the other; a failing one does not stop the others."""
+    """Run cells in their order, the next one as soon as there is room; a failing one does not stop the others."""
     config = cells[0].config
     results = Path(config.paths.results)
     check_writable(results)
     parse_shard(config.shard)
-    devices = find_devices(config.executor.gpus)
-    executor = executor or make_executor(backend, devices)
-    outcomes = []
+    executor, devices = (executor, []) if executor else make_executor(backend, config.executor)
     try:
-        with Display(len(cells)) as display:
-            grid = Grid(backend, executor, devices, make_logger(config.logger, results), display)
-            for cell in cells:
-                outcomes.append(_outcome(cell, grid))
+        with Display([cell.name for cell in cells]) as display:
+            grid = Grid(backend, devices, make_logger(config.logger, results), display)
+            outcomes = {id(outcome.cell): outcome for outcome in _Cells(grid).run(cells, executor)}
     finally:
         executor.close()
-    return outcomes
+    return [outcomes[id(cell)] for cell in cells]
 
 
 def check_writable(results: Path) -> None:
@@ -111,19 +108,61 @@ def check_writable(results: Path) -> None:
         raise InputError(f"results folder {results} is not writable: {error.strerror} (paths.results=...)") from None
 
 
-def _outcome(cell: Cell, grid: Grid) -> Outcome:
-    run = CellRun(cell, grid)
-    try:
-        summary = run()
-        grid.display.finish(cell.name, summary)
-        return Outcome(cell, summary)
-    except Exception as error:
-        message = str(error) if isinstance(error, InputError | CellFailed) else f"{type(error).__name__}: {error}"
-        if not isinstance(error, InputError | CellFailed) and cell.folder.is_dir():
-            write_atomically(cell.folder / "error.txt", traceback.format_exc())
-            message += f" (see {cell.folder / 'error.txt'})"
-        grid.display.fail(cell.name, message)
-        return Outcome(cell, run.partial_summary(), message)
+Steps = Generator[Job, Trace | None, dict[str, Any]]
+
+
+class _Cells:
+    """Hands the jobs of cells to an executor, and its traces to the cells."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.running: dict[Job, tuple[CellRun, Steps]] = {}
+        self.ended: list[Outcome] = []
+
+    def run(self, cells: Sequence[Cell], executor: Executor) -> Iterator[Outcome]:
+        """How every cell ended, as they do."""
+        try:
+            for job, answer in executor.run(self._jobs(cells)):
+                if job in self.running:
+                    run, steps = self.running[job]
+                    go = partial(steps.throw, answer) if isinstance(answer, Exception) else partial(steps.send, answer)
+                    if self._advance(run, go) is None:
+                        del self.running[job]
+                        job.over = True
+                yield from self._outcomes()
+            yield from self._outcomes()
+        finally:
+            for _, steps in self.running.values():
+                steps.close()
+
+    def _jobs(self, cells: Sequence[Cell]) -> Iterator[Job]:
+        for cell in cells:
+            run = CellRun(cell, self.grid)
+            steps = run.steps()
+            if job := self._advance(run, partial(next, steps)):
+                self.running[job] = run, steps
+                yield job
+
+    def _outcomes(self) -> Iterator[Outcome]:
+        yield from self.ended
+        self.ended.clear()
+
+    def _advance(self, run: CellRun, step: Callable[[], Job]) -> Job | None:
+        """Let a cell go on; its job, or None if it has ended."""
+        cell, display = run.cell, self.grid.display
+        try:
+            return step()
+        except StopIteration as stop:
+            display.finish(cell.name, stop.value)
+            self.ended.append(Outcome(cell, stop.value))
+        except Exception as error:
+            message = str(error) if isinstance(error, InputError | CellFailed) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, InputError | CellFailed) and cell.folder.is_dir():
+                write_atomically(cell.folder / "error.txt", traceback.format_exc())
+                message += f" (see {cell.folder / 'error.txt'})"
+            display.fail(cell.name, message)
+            self.ended.append(Outcome(cell, run.partial_summary(), message))
+        return None
 
 
 class CellRun:
@@ -137,8 +176,8 @@ class CellRun:
         self.judge = grid.judge(cell)
         self.spec = score_spec(cell, self.judge)
 
-    def __call__(self) -> dict[str, Any]:
-        """Generate what is missing; returns the summary."""
+    def steps(self) -> Steps:
+        """Generate what is missing: asks for a job and takes its traces, None behind the last; returns the summary."""
         cell, display = self.cell, self.grid.display
         self.folder.mkdir(parents=True, exist_ok=True)
         if cell.config.resume == "fresh":
@@ -156,7 +195,7 @@ class CellRun:
             self._describe(versions, bool(pending))
             done = [self.records[key] for key in self.wanted if key in self.records]
             display.start(cell.name, len(done), len(done) + len(pending))
-            self._generate(pending, done, log, beside, scorer)
+            yield from self._generate(pending, done, log, beside, scorer)
             self.records = read_log(self.folder)  # with what other shards have written meanwhile
             scorer.complete(self.records[key] for key in self.wanted if key in self.records)
         finally:
@@ -192,21 +231,21 @@ class CellRun:
 
     def _generate(
         self, pending: list[Key], done: list[dict[str, Any]], log: Log, beside: Log | None, scorer: Scorer
-    ) -> None:
-        logger, curves, config = self.grid.logger, Curves(), self.cell.config
+    ) -> Generator[Job, Trace | None, None]:
+        curves, config = Curves(), self.cell.config
+        follower = self.grid.logger.start(self.cell, describe(self.cell, self.spec))
 
         def follow(record: dict[str, Any]) -> None:
             line = scorer.add(record)
-            logger.sample(curves.add(record | {"value": line["value"] if line else None}))
+            follower.sample(curves.add(record | {"value": line["value"] if line else None}))
 
-        logger.start(self.cell, describe(self.cell, self.spec))
         try:
             for record in done:
                 follow(record)
             items: dict[Key, Item] = {}
             job = Job(config.model, config.engine, self.cell.pruner, self.cell.decoding, config.record,
                       self._requests(pending, items))  # fmt: skip
-            for trace in self.grid.executor.run(job) if pending else ():
+            while pending and (trace := (yield job)) is not None:
                 key = (trace.id, trace.repeat)
                 if beside:
                     own = getattr(trace, str(config.record))
@@ -215,9 +254,9 @@ class CellRun:
                 log.append(record)
                 self.records.setdefault(key, record)
                 follow(record)
-                self.grid.display.advance(curves.means().get("accuracy"))
+                self.grid.display.advance(self.cell.name, curves.means().get("accuracy"))
         finally:
-            logger.finish(self._summary())
+            follower.finish(self._summary())
         if missing := [key for key in pending if key not in self.records]:
             raise CellFailed(f"the engine gave no trace for {len(missing)} samples, the first is {missing[0][0]}")
 

@@ -13,9 +13,11 @@ import yaml
 from harness.benchmarks.base import Item
 from harness.runs.config import SubsetConfig
 from harness.runs.errors import InputError
-from harness.runs.executors import Workers, find_devices
+from harness.runs.executors import find_devices
 from harness.runs.log import Log, read_log
 from harness.runs.overview import diff, plan_rows, status_rows
+from harness.runs.pool import Pool
+from harness.runs.processes import Processes
 from harness.runs.run import check_writable, run_cells
 from harness.runs.selection import parse_shard, select
 from pruners import Replay
@@ -196,13 +198,13 @@ def test_one_load_serves_the_whole_grid(run, backend):
 
 
 def test_worker_processes_share_the_samples_and_are_replaced(plan, backend, monkeypatch):
-    monkeypatch.setattr("harness.runs.executors.CHUNK", 4)
+    monkeypatch.setattr("harness.runs.pool.CHUNK", 4)
     deadly = replace(backend, deadly=frozenset({"00011"}), failing=frozenset({"00003"}))
-    workers = Workers(deadly, ["cpu", "cpu:1"])
+    workers = Pool(Processes(deadly, ["cpu", "cpu:1"]))
     (outcome,) = run_cells(plan("limit=12", "subset.mode=first").cells, deadly, executor=workers)
     records = read_log(outcome.cell.folder)
     assert len(records) == 12 and outcome.summary["failures"] == 2
-    assert "worker process died twice (exit code 9)" in records["00011", 0]["error"]
+    assert "worker died twice (exit code 9)" in records["00011", 0]["error"]
     run_cells(plan("limit=12", "subset.mode=first", "resume=fresh").cells, backend)
     alone = read_log(outcome.cell.folder)
     assert all(alone[key]["text"] == record["text"] for key, record in records.items() if not record["error"])
@@ -210,7 +212,7 @@ def test_worker_processes_share_the_samples_and_are_replaced(plan, backend, monk
 
 def test_a_broken_worker_fails_the_cell_with_its_message(plan, backend):
     broken = replace(backend, breaks_at=4)
-    (outcome,) = run_cells(plan("limit=10").cells, broken, executor=Workers(broken, ["cpu", "cpu:1"]))
+    (outcome,) = run_cells(plan("limit=10").cells, broken, executor=Pool(Processes(broken, ["cpu", "cpu:1"])))
     assert "the engine is broken" in outcome.error
 
 
