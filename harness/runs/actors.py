@@ -86,7 +86,7 @@ class Actors:
             raise InputError(f"executor.gpus must be all or none with executor=ray, got {config.gpus}")
         if config.workers is not None and config.workers < 1:
             raise InputError(f"executor.workers must be at least 1, got {config.workers}")
-        connect(config.address)
+        connect(config.address or os.environ.get("RAY_ADDRESS"))
         self._backend, found = backend, ray.cluster_resources()
         kind = "GPU" if config.gpus == "all" and found.get("GPU", 0) >= 1 else "CPU"
         there = int(found.get(kind, 0))
@@ -129,7 +129,7 @@ def connect(address: str | None) -> None:
         try:
             ray.init(address, **quiet)
         except Exception as error:  # Ray raises all sorts
-            raise InputError(f"no Ray cluster at executor.address={address}: {first_line(error)}") from None
+            raise InputError(f"no Ray cluster at {address} (executor.address, or RAY_ADDRESS): {first_line(error)}") from None
         return
     for left in reversed(range(STARTS)):
         try:

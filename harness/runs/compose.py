@@ -210,4 +210,4 @@ def _defaults(configs: Configs) -> dict[str, str]:
 
 
 def _quoted(key: str, text: str) -> str:
-    return f"'{text}'" if key in LITERAL else text
+    return "'" + text.strip("'\"") + "'" if key in LITERAL else text

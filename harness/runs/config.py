@@ -120,7 +120,7 @@ class ExecutorConfig:
     Attributes:
         gpus: "all", "none" or numbers such as "0,1" (numbers not with Ray).
         workers: Ray actors; None: one per GPU of the cluster, or a single one without GPUs.
-        address: of a running Ray cluster; None: Ray is started here.
+        address: of a running Ray cluster; None: that of RAY_ADDRESS, else Ray is started here.
     """
 
     name: str
