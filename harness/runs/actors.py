@@ -129,7 +129,8 @@ def connect(address: str | None) -> None:
         try:
             ray.init(address, **quiet)
         except Exception as error:  # Ray raises all sorts
-            raise InputError(f"no Ray cluster at {address} (executor.address, or RAY_ADDRESS): {first_line(error)}") from None
+            where = f"{address} (executor.address, or RAY_ADDRESS)"
+            raise InputError(f"no Ray cluster at {where}: {first_line(error)}") from None
         return
     for left in reversed(range(STARTS)):
         try:
