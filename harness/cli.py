@@ -14,6 +14,7 @@ from harness.benchmarks.errors import DataError
 from harness.cli_efficiency import EPILOGS, efficiency
 from harness.runs.compose import Configs, compose_all, parse, split
 from harness.runs.errors import InputError, Skip
+from harness.runs.trusted import shown
 from harness.runs.typed import check_keys
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _main(argv: Sequence[str] | None, backend: Backend | None) -> int:
     try:
         return int(arguments.verb(arguments, backend))
     except (InputError, DataError) as error:
-        print(f"vtpbench: {error}", file=sys.stderr)
+        print(f"vtpbench: {shown(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vtpbench: interrupted; the same command goes on from here", file=sys.stderr)
@@ -128,7 +129,7 @@ def run(arguments: argparse.Namespace, backend: Backend | None) -> int:
     for outcome in bad:
         ended = outcome.summary or {}
         rate = f"{100 * ended.get('failure_rate', 0):.1f} % of its samples failed: {ended.get('first_error')}"
-        print(f"vtpbench: {outcome.cell.name}: {outcome.error or rate}", file=sys.stderr)
+        print(shown(f"vtpbench: {outcome.cell.name}: {outcome.error or rate}"), file=sys.stderr)
     done = len(outcomes) - len(bad)
     results = Path(found.cells[0].config.paths.results) / "runs"
     print(f"{done} of {len(outcomes)} cells done, {len(found.skipped)} skipped; results in {results}", file=sys.stderr)
@@ -157,7 +158,7 @@ def _plan(arguments: argparse.Namespace, backend: Backend | None) -> tuple[Plan,
     found = Resolver(backend).plan(compose_all(arguments.overrides, Configs.find(arguments.config_dir)))
     said = dict.fromkeys(text for cell in found.cells for text in cell.config.protocol.said)
     for text in (*(in_full if arguments.skipped else summary)(found.skipped), *said):
-        print(text, file=sys.stderr)
+        print(shown(text), file=sys.stderr)
     return found, backend
 
 
@@ -262,7 +263,7 @@ def diff(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
     if len(arguments.overrides) != 2:
         raise InputError("diff needs two cell folders, results/runs/<model>/<benchmark>/<method>/<decoding>-<hash>")
-    print("\n".join(compare(*map(Path, arguments.overrides))))
+    print("\n".join(map(shown, compare(*map(Path, arguments.overrides)))))
     return 0
 
 
@@ -301,4 +302,4 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else shown(str(value))

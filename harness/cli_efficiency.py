@@ -31,6 +31,7 @@ KEYS = {
     "device": "auto (a GPU where there is one), cpu, cuda, or meta: FLOPs and bytes alone, no times",
     "largest": "true: also measure at the largest number of slots, where the memory is there",
     "experiment": "visionpulse_latency",
+    "allow": "packages, besides harness and pruners, whose classes configuration files may name",
     "to": "md, json, txt, or a file with such an ending",
 }
 GROUPS = ("model", "pruner", "addon")

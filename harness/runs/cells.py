@@ -20,6 +20,7 @@ from harness.runs.errors import InputError, Skip
 from harness.runs.log import digest
 from harness.runs.protocol import apply
 from harness.runs.skipped import summary
+from harness.runs.trusted import check_name
 from pruners.base import Pruner, PrunerError, parameters
 from pruners.none import NoPruning
 from pruners.views import ModelInfo
@@ -215,6 +216,8 @@ def budget(pruner: Pruner) -> tuple[float | None, int | None]:
 
 
 def _name(config: RunConfig, pruner: Pruner, decoding: Decoding, identity: dict[str, Any]) -> str:
+    for group in ("model", "benchmark", "pruner", "addon"):
+        check_name(getattr(config, group).name, f"{group}.name")
     keep, tokens = budget(pruner)
     size = f"@{tokens}t" if tokens is not None else f"@{keep:.3g}" if keep is not None else ""
     how = "greedy" if decoding.temperature == 0 else f"t{decoding.temperature:g}"

@@ -17,8 +17,9 @@ def find(target: str, where: str) -> type:
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise InputError(f"{where}._target_={target} cannot be imported: {error}") from None
+    except Exception as error:  # whatever the module runs into
+        reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{where}._target_={target} cannot be imported: {' '.join(reason.split())}") from None
     if not dataclasses.is_dataclass(found) or not isinstance(found, type):
         raise InputError(f"{where}._target_={target} is not a dataclass")
     return found

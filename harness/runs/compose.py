@@ -12,6 +12,7 @@ from typing import Any
 
 import harness
 from harness.runs.errors import InputError
+from harness.runs.trusted import check_targets, typed_targets
 
 LITERAL = ("executor.gpus",)
 """Keys whose commas belong to the value."""
@@ -78,6 +79,7 @@ def compose_all(arguments: Sequence[str], configs: Configs) -> list[Composed]:
         if name in configs.options("experiment"):
             raise InputError(f"expected key=value, got {name!r}; did you mean experiment={name}?")
     overrides = parse(arguments)
+    allowed = {*typed_targets(overrides), *overrides.pop("allow", "").strip("[]").replace(" ", "").split(",")}
     for key, text in overrides.items():
         check_options(key, text, configs)
     if "experiment" in overrides:
@@ -89,7 +91,7 @@ def compose_all(arguments: Sequence[str], configs: Configs) -> list[Composed]:
     else:
         cells = [(cell, None) for cell in expand(overrides, configs)]
     once = {tuple(sorted(cell.items())): (cell, missing) for cell, missing in cells}
-    return list(compose_cells(list(once.values()), configs))
+    return list(compose_cells(list(once.values()), configs, allowed))
 
 
 def parse(arguments: Sequence[str]) -> Grid:
@@ -145,13 +147,19 @@ def _values(key: str, text: str, configs: Configs) -> list[str]:
     return values
 
 
-def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) -> Iterator[Composed]:
-    """Each cell composed; those with a reason why they cannot run, and those that name an unknown option, `missing`."""
+def compose_cells(
+    cells: Sequence[tuple[Grid, str | None]], configs: Configs, allowed: Collection[str] = ()
+) -> Iterator[Composed]:
+    """Each cell composed; those with a reason why they cannot run, and those that name an unknown option, `missing`.
+
+    `allowed`: classes and packages, besides ours, that files may name. Raises InputError.
+    """
     from hydra import initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     shipped, *extra = map(str, configs.folders)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
@@ -166,16 +174,25 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
             typed = {k: v for k, v in cell.items() if k != "experiment"}
             named = [f"{k}={v}" for k, v in typed.items() if k in groups]
             # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
+            if reading := [f"{key}={text}" for key, text in cell.items() if "${oc.env" in text]:
+                raise InputError(f"{reading[0]}: overrides cannot read the environment (oc.env)")
             single = [f"++{k}={_quoted(k, v)}" for k, v in typed.items() if k not in groups]
             try:
                 own, every = copy.deepcopy(bases(*named, *search))
                 for override in OverridesParser.create().parse_overrides(single):
                     OmegaConf.update(own, override.key_or_group, override.value(), merge=True, force_add=True)
                 choices = {k: v for k, v in every.items() if k in groups}
-                plain = OmegaConf.to_container(own, resolve=True)
+                plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
             except (HydraException, OmegaConfBaseException) as error:
                 raise InputError(str(error).splitlines()[0]) from None
+            except (YAMLError, UnicodeError, OSError) as error:
+                files = [options[group][name] for group, name in {**defaults, **cell}.items() if group in groups]
+                raise InputError(_damage(files, error)) from None
             assert isinstance(plain, dict)
+            for group in groups:
+                if not isinstance(plain.get(group, {}), dict):
+                    raise InputError(f"{group}={choices[group]} must be a group of keys, got {plain[group]!r}")
+            check_targets(plain, allowed)
             for group in ("pruner", "addon", "benchmark"):
                 if target := cell.get(f"{group}._target_"):  # no longer what the option's name says
                     choices[group] = target.rpartition(".")[2]
@@ -190,7 +207,23 @@ def _options_composed(*overrides: str) -> tuple[Any, dict[str, str]]:
 
     config = compose("run", list(overrides), return_hydra_config=True)
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    if "${oc.env" in OmegaConf.to_yaml(own):
+        named = " ".join(text for text in overrides if not text.startswith("hydra."))
+        raise InputError(f"{named}: configuration files cannot read the environment (oc.env)")
     return own, dict(config.hydra.runtime.choices)
+
+
+def _damage(files: Sequence[Path], error: Exception) -> str:
+    """What is wrong with the first file that cannot be read, in one line."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    for file in files:
+        try:
+            OmegaConf.load(file)
+        except (YAMLError, UnicodeError, OSError) as found:
+            return f"{file} cannot be read: {' '.join(str(found).split())}"
+    return f"a configuration file cannot be read: {' '.join(str(error).split())}"
 
 
 def absent(cell: Grid, options: Mapping[str, Collection[str]]) -> str | None:

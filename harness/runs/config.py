@@ -37,6 +37,14 @@ class ModelConfig:
     thinking: bool = False
     weights: Literal["trained", "random"] = "trained"
 
+    def __post_init__(self) -> None:
+        for name in ("path", "family"):
+            if not getattr(self, name).strip():
+                raise InputError(f"model.{name}= is empty")
+        least, most = self.min_pixels or 1, self.max_pixels
+        if least < 1 or (most is not None and most < least):
+            raise InputError(f"model.min_pixels={least} and model.max_pixels={most} are no limits of pixels")
+
     @property
     def options(self) -> dict[str, Any]:
         """What the model's family is asked for; None is its default."""
@@ -111,6 +119,12 @@ class EngineConfig:
     feature_cache_folder: str | None = None
     feature_cache_disk_mb: int = 32768
     attention: Literal["sdpa"] = "sdpa"
+
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 1), ("feature_cache_mb", 0), ("feature_cache_disk_mb", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"engine.{name} must be at least {least}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +201,10 @@ class PathsConfig:
 
     results: str = "results"
 
+    def __post_init__(self) -> None:
+        if not self.results.strip():
+            raise InputError("paths.results= is empty")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -223,6 +241,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.fail_on_error <= 1:
+            raise InputError(f"fail_on_error must lie in [0, 1], got {self.fail_on_error}")
         if self.resume == "fresh" and self.shard:
             raise InputError("resume=fresh with shard= would delete what other shards wrote")
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ import orjson
 import yaml
 
 from harness.runs.errors import InputError
+from harness.runs.lines import IDS, SAMPLE, Kinds, check_config, wrong_field
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader; seven times as fast where PyYAML was built with libyaml."""
@@ -69,13 +70,14 @@ def _repair(file: BinaryIO) -> int:
 
 def read_log(folder: Path, stem: str = "samples") -> dict[Key, dict[str, Any]]:
     """First complete line per sample and repeat, over all writers; a last line still being written is passed over."""
-    return dict(iter_log(folder, stem))
+    return dict(iter_log(folder, stem, whole=True))
 
 
-def iter_log(folder: Path, stem: str = "samples") -> Iterator[tuple[Key, dict[str, Any]]]:
-    """The same, a record at a time."""
+def iter_log(folder: Path, stem: str = "samples", *, whole: bool = False) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """The same, a record at a time; unless they are to be `whole`, samples may lack fields."""
     seen: set[Key] = set()
-    for record in read_lines(folder, stem):
+    kinds = SAMPLE if stem == "samples" else IDS
+    for record in read_lines(folder, stem, kinds, kinds if whole else IDS):
         key = (record["id"], record.get("repeat", 0))
         if key not in seen:
             seen.add(key)
@@ -90,20 +92,24 @@ def _parse(line: bytes) -> Any:
         return json.loads(line)
 
 
-def read_lines(folder: Path, stem: str) -> Iterator[dict[str, Any]]:
-    """All complete lines, over all writers. Raises InputError for a damaged one."""
+def read_lines(folder: Path, stem: str, kinds: Kinds, needed: Collection[str]) -> Iterator[dict[str, Any]]:
+    """All complete lines, over all writers. Raises InputError for a damaged one, or one that lacks a `needed` field."""
     for path in sorted(folder.glob(f"{stem}-*.jsonl")):
+        if not path.is_file():
+            raise InputError(f"{path} is no file; remove it")
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     break
                 try:
                     record = _parse(line)
-                    record["id"]
-                except (ValueError, KeyError, TypeError):
+                    wrong = wrong_field(record, kinds, needed)
+                except (ValueError, RecursionError):
+                    wrong = "it is no JSON"
+                if wrong:
                     raise InputError(
-                        f"{path}, line {number} is damaged; remove the line, its sample will run again"
-                    ) from None
+                        f"{path}, line {number} is damaged; remove the line, its sample will run again ({wrong})"
+                    )
                 yield record
 
 
@@ -111,11 +117,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.yaml of a cell. Raises InputError if the folder is not one."""
     try:
         config: dict[str, Any] = yaml.load((folder / "config.yaml").read_text(), LOADER)
-        config["identity"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        check_config(config)
+    except (OSError, yaml.YAMLError, UnicodeError, TypeError) as error:
         why = str(error).partition("\n")[0]
         raise InputError(f"{folder} is not the folder of a cell: {why}") from None
     return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small file of JSON that the next run writes anew; empty if it is not there or damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def digest(value: Any) -> str:

@@ -14,6 +14,7 @@ from harness.runs.components import make
 from harness.runs.compose import Configs
 from harness.runs.config import Component
 from harness.runs.errors import InputError
+from harness.runs.trusted import check_targets
 from pruners.base import Pruner, PrunerError
 from pruners.divprune import DivPrune
 from pruners.views import ModelInfo
@@ -85,6 +86,7 @@ def _method(group: str, name: str, text: str, given: dict[str, Any]) -> Method:
         raise InputError(f"{group}={name}: its file names no class (_target_:)") from None
     name = f"+{name}" if group == "addon" else name
     try:
+        check_targets({"_target_": component.target, **params}, (), group)
         return Method(name, title, make(component, group, **given))
     except InputError as error:
         return Method(name, title, None, str(error))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks import scoring
 from harness.benchmarks.judge import cost
-from harness.runs.log import read_config, read_log
+from harness.runs.log import read_config, read_json, read_log
 from harness.runs.scores import ScoreSpec, find_judge, read_scored, score_spec
 from harness.runs.summary import failed, seconds, summarise
 from harness.runs.typed import flatten
@@ -116,9 +115,6 @@ def diff(left: Path, right: Path) -> list[str]:
 
 
 def read_summary(file: Path) -> dict[str, Any]:
-    """summary.json; empty if it is not there."""
-    try:
-        found: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):  # not there yet, or damaged; the next run writes it anew
-        return {}
-    return found
+    """summary.json; empty if it is not there, or damaged."""
+    found = read_json(file)
+    return found if isinstance(found.get("selected", 0), int) else {}

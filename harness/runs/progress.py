@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from harness.runs.trusted import shown
+
 
 class _Rate(TextColumn):
     def render(self, task: Task) -> Text:
@@ -20,7 +22,8 @@ class Display:
 
     def __init__(self, cells: Sequence[str], console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(""), TimeRemainingColumn())
+        described = TextColumn("{task.description}", markup=False)  # brackets in a name are no markup
+        columns = (described, BarColumn(), MofNCompleteColumn(), _Rate(""), TimeRemainingColumn())
         self._bar = Progress(*columns, "{task.fields[accuracy]}", console=self._console, transient=True,
                              disable=not self._console.is_terminal, speed_estimate_period=60)  # fmt: skip
         self._cells = list(cells)
@@ -35,7 +38,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False)
+        self._console.print(shown(text), markup=False)
 
     def start(self, name: str, done: int, total: int) -> None:
         """A cell begins, `done` of its `total` samples known from an earlier run."""

@@ -50,7 +50,8 @@ def cell_folders(paths: Sequence[str]) -> list[Path]:
 
 def results_of(folder: Path) -> Path:
     """The results folder of a cell."""
-    return folder.resolve().parents[4]
+    parents = folder.resolve().parents
+    return parents[min(4, len(parents) - 1)]
 
 
 def rescore(

@@ -22,7 +22,7 @@ from harness.runs.config import JudgeConfig
 from harness.runs.environment import code_hash, environment
 from harness.runs.errors import InputError
 from harness.runs.executors import Executor, Job, make_executor
-from harness.runs.log import Key, Log, read_log, write_atomically
+from harness.runs.log import Key, Log, read_json, read_log, write_atomically
 from harness.runs.loggers import Curves, Logger, make_logger
 from harness.runs.progress import Display
 from harness.runs.scores import Scorer, ScoreSpec, find_judge, measure, read_scored, score_spec
@@ -224,7 +224,7 @@ class CellRun:
         """Write config.yaml, and the environment of this code if it makes samples for the first time."""
         write_atomically(self.folder / "config.yaml", yaml.safe_dump(describe(self.cell, self.spec), sort_keys=False))
         file = self.folder / "environment.json"
-        known = json.loads(file.read_text()) if file.exists() else {}
+        known = read_json(file)
         if pending and self.code not in known:
             known[self.code] = environment(versions, ", ".join(self.grid.devices))
             write_atomically(file, json.dumps(known, indent=2) + "\n")

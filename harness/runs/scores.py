@@ -17,6 +17,7 @@ from harness.benchmarks.scoring.thinking import Cut, answer_part
 from harness.benchmarks.scoring.verdict import JudgeUnavailable, Verdict, unjudged
 from harness.runs.config import JudgeConfig
 from harness.runs.errors import InputError
+from harness.runs.lines import IDS, SCORE
 from harness.runs.log import Key, Log, digest, iter_log, read_config, read_lines
 from harness.runs.summary import Record, failed
 
@@ -58,7 +59,7 @@ class ScoreSpec:
     def fresh(self) -> str:
         """Name of the files that this code would write."""
         parts = [self.scoring.rule, self.scoring.lenient, self.thinking, self.cut, self.judge, scoring.version()]
-        judge = re.sub(r"[^\w.]+", "_", str(self.judge["model"])) if self.judge else "none"
+        judge = re.sub(r"[^\w.]+", "_", str(self.judge["model"]))[:60] if self.judge else "none"
         return f"{self.scoring.rule}-{judge}-{digest(parts)[:8]}"
 
     def plain(self) -> dict[str, Any]:
@@ -74,6 +75,10 @@ class ScoreSpec:
             names = Scoring(plain["rule"], plain["lenient"], tuple(plain["metrics"]))
             spec = cls(names, plain["thinking"], plain["cut"], plain["judge"], plain["id"])
             scoring.check(names)
+            if spec.id is not None and not re.fullmatch(r"[\w.-]+", spec.id):  # it names files
+                raise ValueError(f"scoring.id {spec.id!r}")
+            if spec.judge is not None:
+                spec.judge["model"]
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -119,7 +124,7 @@ def reply_of(record: Record) -> Reply:
 def read_scores(folder: Path, stem: str) -> dict[Reply, dict[str, Any]]:
     """Lines of one scoring; a later line replaces one that had no verdict. Raises InputError for damaged ones."""
     found: dict[Reply, dict[str, Any]] = {}
-    for line in read_lines(folder / FOLDER, stem):
+    for line in read_lines(folder / FOLDER, stem, SCORE, IDS):
         if not line.keys() >= LINE:
             raise InputError(f"{folder / FOLDER}: the line of sample {line['id']} in {stem}-* is damaged; remove it")
         key = (line["id"], line["repeat"], line["reply"])
@@ -130,13 +135,13 @@ def read_scores(folder: Path, stem: str) -> dict[Reply, dict[str, Any]]:
 
 def read_scored(folder: Path, spec: ScoreSpec) -> dict[Key, dict[str, Any]]:
     """The sample log with what a scoring says: the fields of a verdict and `lenient`; None where there is none."""
-    return dict(iter_scored(folder, spec))
+    return dict(iter_scored(folder, spec, whole=True))
 
 
-def iter_scored(folder: Path, spec: ScoreSpec) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """The same, a sample at a time: a whole cell of long replies fills a memory."""
+def iter_scored(folder: Path, spec: ScoreSpec, *, whole: bool = False) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """The same, a sample at a time: a whole cell of long replies fills a memory. `whole` as for `iter_log`."""
     scores = read_scores(folder, spec.stem)
-    for key, record in iter_log(folder):
+    for key, record in iter_log(folder, whole=whole):
         line = scores.get(reply_of(record), {})
         verdict = dict.fromkeys(VERDICT) if line.get("value") is None else {name: line[name] for name in VERDICT}
         yield key, record | verdict | {"lenient": line.get("lenient")}
@@ -196,6 +201,8 @@ def score_line(record: Record, spec: ScoreSpec, judge: Judge | None) -> dict[str
         verdict, error = scoring.score(names.rule, item, answer, ask), None
     except JudgeUnavailable as unavailable:
         verdict, error = unjudged(names.rule), str(unavailable)
+    except (KeyError, IndexError, TypeError, AttributeError) as failure:
+        raise InputError(f"sample {record['id']}: {names.rule} cannot read its line ({failure!r})") from failure
     lenient = scoring.score(names.lenient, item, answer).value
     return line | dataclasses.asdict(verdict) | {
         "lenient": lenient, "judge": ask.exchanges if ask else [], "error": error,

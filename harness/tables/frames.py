@@ -18,6 +18,7 @@ import pyarrow as pa
 import yaml
 
 from harness.runs.errors import InputError
+from harness.runs.lines import check_config
 from harness.runs.log import LOADER
 from harness.runs.scores import ScoreSpec
 from harness.runs.typed import flatten
@@ -125,6 +126,7 @@ def _config(file: Path, runs: Path) -> dict[str, Any]:
     method, _, addon = file.parent.parent.name.partition("+")
     try:
         config = yaml.load(file.read_text(encoding="utf-8"), LOADER)
+        check_config(config)
         protocol, identity = config["protocol"], config["identity"]
         ScoreSpec.read(file.parent, config)
         return {
@@ -144,7 +146,7 @@ def _config(file: Path, runs: Path) -> dict[str, Any]:
             "params": identity["pruner"],
             "config": {key: config[key] for key in ("model", "benchmark", "protocol", "decoding")},
         }
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise TablesError(f"{file}: not the configuration of a run") from None
 
 

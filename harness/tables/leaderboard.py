@@ -45,7 +45,7 @@ class Leaderboard:
     def to_csv(self) -> str:
         """All columns, raw and in full precision; dictionaries as JSON."""
         plain = self.frame.assign(**{key: self.frame[key].map(_dump) for key in _NESTED})
-        return plain.to_csv(index=False, lineterminator="\n")
+        return render.csv(plain)
 
     def print(self, console: Console | None = None) -> None:
         """Print to a terminal, in as many stacked blocks as its width asks for."""

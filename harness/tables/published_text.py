@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from harness.tables.render import csv
+
 _RIGHT = (
     *("min", "median", "max", "N", "value", "papers", "rows", "methods"),
     *("results", "ablations", "aggregates", "efficiency"),
@@ -89,7 +91,7 @@ class PublishedTable:
 
     def to_csv(self) -> str:
         """The frame, raw."""
-        return self.frame.to_csv(index=False, lineterminator="\n")
+        return csv(self.frame)
 
 
 def _latex(text: str) -> str:

@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 
+import pandas as pd
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from harness.runs.trusted import shown
 from harness.tables.columns import COMPARISON, KEYS, Column, Row, Table
 
 _GAP = 2
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]+(e[+-]?\d+)?$|$)")
 SIGNS = {"worse": "↓", "better": "↑", "equivalent": "=", "inconclusive": "?"}
 _COLOURS = {"worse": "red", "better": "green", "equivalent": "cyan", "inconclusive": "dim"}
 _COLOURS |= {SIGNS[verdict]: colour for verdict, colour in _COLOURS.items()}
@@ -43,32 +46,32 @@ def terminal(tables: Sequence[Table], notes: Sequence[str], command: str | None,
     """Print sections, each in as many stacked blocks as the console's width asks for."""
     widths: Widths = {}
     for table in tables:
-        console.print(Text(table.title, style="bold"))
+        console.print(Text(shown(table.title), style="bold"))
         for block in _blocks(table, console.width, widths):
             console.print(_rich(block, table.rows))
             console.print()
     for note in notes:
-        console.print(Text(note, style="dim"))
+        console.print(Text(shown(note), style="dim"))
     if command:
-        console.print(Text(f"$ {command}", style="dim"))
+        console.print(Text(f"$ {shown(command)}", style="dim"))
 
 
 def markdown(tables: Sequence[Table], notes: Sequence[str], command: str | None, heading: str = "Leaderboard") -> str:
     """Two tables a section: the comparison, then replies, retention and cost."""
     out = [f"# {heading}", ""]
     if command:
-        out += ["Made by", "", "```sh", command, "```", ""]
+        out += ["Made by", "", "```sh", shown(command), "```", ""]
     for table in tables:
-        out += [f"## {table.title}", ""]
+        out += [f"## {tame(table.title)}", ""]
         for block in _halves(table.columns()):
             out += [*_markdown(block, table.rows), ""]
-    return "\n".join([*out, *(f"- {note.replace('|', '')}" for note in notes)]) + "\n"
+    return "\n".join([*out, *(f"- {tame(note.replace('|', ''))}" for note in notes)]) + "\n"
 
 
 def latex(tables: Sequence[Table], notes: Sequence[str], command: str | None) -> str:
     """A `table*` a section with two tabulars; the notes follow the last one."""
     out = ["% needs \\usepackage{booktabs}"]
-    out += [f"% {command}"] if command else []
+    out += [f"% {shown(command)}"] if command else []
     for table in tables:
         out += [r"\begin{table*}", r"\centering\small", rf"\caption{{{_escape(table.title)}}}"]
         out += ["\n\\par\\medskip\n".join(_tabular(block, table.rows) for block in _halves(table.columns()))]
@@ -76,8 +79,19 @@ def latex(tables: Sequence[Table], notes: Sequence[str], command: str | None) ->
     return "\n".join([*out, rf"{{\footnotesize {_escape(' '.join(notes))}\par}}"]) + "\n"
 
 
+def tame(text: str) -> str:
+    """Text for Markdown, in one line and without tags of HTML and links that a page would follow."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", shown(text)).replace("](", "]\\(")
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    plain = frame.map(lambda value: f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value)
+    return plain.to_csv(index=False, lineterminator="\n")
+
+
 def _measure(column: Column, rows: Sequence[Row]) -> int:
-    return max(cell_len(text) for text in (*column.head, *(column.text(row) for row in rows)))
+    return max(cell_len(text) for text in (*column.head, *(shown(column.text(row)) for row in rows)))
 
 
 def _blocks(table: Table, width: int, widths: Widths) -> list[list[Column]]:
@@ -116,7 +130,7 @@ def _rich(columns: Sequence[Column], rows: Sequence[Row]) -> RichTable:
     for column in columns:
         table.add_column("\n".join(column.head), justify="left" if column.left else "right", no_wrap=True)
     for row, last in zip(rows, _ends(rows), strict=True):
-        texts = [column.text(row) for column in columns]
+        texts = [shown(column.text(row)) for column in columns]
         coloured = (Text(text, style=_COLOURS.get(text.rpartition(" ")[2], "")) for text in texts)
         table.add_row(*coloured, end_section=last)
     return table
@@ -140,7 +154,7 @@ def _head(column: Column) -> str:
 
 
 def _markdown(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
-    texts = [[_head(c), *(c.text(row).replace("|", "\\|") for row in rows)] for c in columns]
+    texts = [[_head(c), *(tame(c.text(row)).replace("|", "\\|") for row in rows)] for c in columns]
     widths = [max(map(len, column)) for column in texts]
     for i, line in enumerate(zip(*texts, strict=True)):
         padded = [x.ljust(w) if c.left else x.rjust(w) for x, w, c in zip(line, widths, columns, strict=True)]
@@ -161,4 +175,4 @@ def _tabular(columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text.translate(_LATEX))  # a minus, not a hyphen
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", shown(text).translate(_LATEX))  # a minus, not a hyphen

@@ -59,7 +59,7 @@ class Reproduction:
     def to_csv(self) -> str:
         """All columns, raw and in full precision; computed rows first, if there are any."""
         parts = [*(table.frame for table in self.computed.values()), self.frame]
-        return "\n".join(part.to_csv(index=False, lineterminator="\n") for part in parts if len(part))
+        return "\n".join(render.csv(part) for part in parts if len(part))
 
     def _sheets(self) -> list[Sheet]:
         rows: list[Row] = self.frame.to_dict("records")  # type: ignore[assignment]

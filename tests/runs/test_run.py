@@ -76,22 +76,22 @@ def test_a_torn_last_line_is_repaired_and_said(run, capsys):
 
 
 def test_two_writers_never_share_a_file(tmp_path):
-    first, second = (Log(tmp_path, "samples", print) for _ in range(2))
+    first, second = (Log(tmp_path, "kept", print) for _ in range(2))
     first.append({"id": "a", "writer": 0})
     second.append({"id": "a", "writer": 1})
     second.append({"id": "b"})
-    assert len(list(tmp_path.glob("samples-*.jsonl"))) == 2
-    assert read_log(tmp_path) == {("a", 0): {"id": "a", "writer": 0}, ("b", 0): {"id": "b"}}
+    assert len(list(tmp_path.glob("kept-*.jsonl"))) == 2
+    assert read_log(tmp_path, "kept") == {("a", 0): {"id": "a", "writer": 0}, ("b", 0): {"id": "b"}}
     first.close()
-    third = Log(tmp_path, "samples", print)
+    third = Log(tmp_path, "kept", print)
     third.append({"id": "c"})
-    assert len(list(tmp_path.glob("samples-*.jsonl"))) == 2
+    assert len(list(tmp_path.glob("kept-*.jsonl"))) == 2
 
 
 def test_damage_inside_a_log_is_named(tmp_path):
-    (tmp_path / "samples-x-0.jsonl").write_text('{"id": "a"}\nrubbish\n{"id": "b"}\n')
-    with pytest.raises(InputError, match=r"samples-x-0.jsonl, line 2 is damaged"):
-        read_log(tmp_path)
+    (tmp_path / "kept-x-0.jsonl").write_text('{"id": "a"}\nrubbish\n{"id": "b"}\n')
+    with pytest.raises(InputError, match=r"kept-x-0.jsonl, line 2 is damaged"):
+        read_log(tmp_path, "kept")
 
 
 def test_identity_holds_what_is_generated_and_nothing_else(cell):

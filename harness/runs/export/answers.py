@@ -15,6 +15,7 @@ from harness.runs.config import Component
 from harness.runs.errors import InputError
 from harness.runs.log import read_config, read_log
 from harness.runs.summary import Record
+from harness.runs.trusted import check_targets
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of characters, which no file in UTF-8 can hold."""
@@ -79,6 +80,7 @@ class Answers:
 def _table(folder: Path, config: Mapping[str, Any], data: str | None) -> Table:
     plain, commit = config["benchmark"], config.get("data", {}).get("commit")
     params = {key: value for key, value in plain.items() if key not in ("name", "_target_")}
+    check_targets(plain, (), f"{folder}: benchmark")
     if data:
         params["data"] = data
     elif commit:  # what a name such as main meant in the run
