@@ -58,7 +58,10 @@ def load_clip(path: str, dtype: torch.dtype, device: torch.device, width: int) -
     net = fetch(path, None, "CLIP text tower", transformers.CLIPModel.from_pretrained, key="clip_text", dtype=dtype)
     if (found := net.visual_projection.in_features) != width:
         raise ModelUnavailable(f"model.clip_text={path} has a vision tower of width {found}, the model one of {width}")
-    words = fetch(path, None, "CLIP tokenizer", transformers.AutoTokenizer.from_pretrained, key="clip_text")
+    words = fetch(
+        path, None, "CLIP tokenizer", transformers.AutoTokenizer.from_pretrained, key="clip_text",
+        trust_remote_code=False,
+    )  # fmt: skip
     side = ClipSide(net, words)
     for part in (side.text, side.text_projection, side.visual_projection):
         part.to(device)

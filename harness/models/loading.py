@@ -105,6 +105,10 @@ def fetch(
     try:
         return load(place, revision=revision, local_files_only=local or _offline(), **options)
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelUnavailable(
+                f"{path} needs code of its own (trust_remote_code), and no option here runs it"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hub = f"model hub ({'no connection, so its local cache' if _offline() else 'reached'})"
         where = f"folder {place}" if local else f"{hub}, {place} at revision {revision or 'main'}"
@@ -118,7 +122,7 @@ def config_of(path: str, revision: str | None, family: str) -> Any:
     """The configuration of a model of a family. Raises ModelUnavailable."""
     from transformers import AutoConfig
 
-    config = fetch(path, revision, "config", AutoConfig.from_pretrained)
+    config = fetch(path, revision, "config", AutoConfig.from_pretrained, trust_remote_code=False)
     if config.model_type != family:
         raise ModelUnavailable(f"{path} holds a {config.model_type} model, where model.family={family} is wanted")
     return config
@@ -205,8 +209,11 @@ def load_model(
     if weights == "random":
         net = random_net(kind, config, dtype, device, seed)
     else:
-        net = fetch(path, revision, "weights", kind.from_pretrained, dtype=getattr(torch, dtype)).to(device)
-    tokenizer = fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained)
+        # no weights but safetensors: other formats are pickles, which can hold code
+        net = fetch(
+            path, revision, "weights", kind.from_pretrained, dtype=getattr(torch, dtype), use_safetensors=True
+        ).to(device)
+    tokenizer = fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained, trust_remote_code=False)
     images = fetch(path, revision, "image processor", getattr(transformers, found.images).from_pretrained)
     return adapted(found, net, tokenizer, images, path, chosen)
 

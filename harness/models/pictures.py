@@ -22,17 +22,23 @@ MAX_PIXELS = 1 << 28
 
 def open_picture(picture: Picture) -> Image.Image:
     """RGB picture from an opened one, a file or bytes, turned upright as its EXIF data say; transparency is laid on
-    white. Raises BadSample."""
+    white, 16 bits become 8. Raises BadSample."""
     try:
         with warnings.catch_warnings(), _truncated_is_damaged():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below decides
             image = picture if isinstance(picture, Image.Image) else Image.open(_source(picture))
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample(f"picture of {image.width} x {image.height} pixels is larger than {MAX_PIXELS} pixels")
+            if not image.width * image.height:
+                raise BadSample(f"picture of {image.width} x {image.height} pixels is empty")
             image.load()
             image = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise BadSample(f"unreadable picture: {error}") from error
+    if image.mode in ("I", "F"):
+        raise BadSample(f"unreadable picture: mode {image.mode} does not say which value is white")
+    if image.mode.startswith("I;16"):  # PIL would cut off what is above 255
+        image = image.point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -184,7 +184,8 @@ def compose_cells(
                 choices = {k: v for k, v in every.items() if k in groups}
                 plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
             except (HydraException, OmegaConfBaseException) as error:
-                raise InputError(str(error).splitlines()[0]) from None
+                at = f"{key}: " if (key := getattr(error, "full_key", None)) else ""
+                raise InputError(f"{at}{str(error).splitlines()[0]}") from None
             except (YAMLError, UnicodeError, OSError) as error:
                 files = [options[group][name] for group, name in {**defaults, **cell}.items() if group in groups]
                 raise InputError(_damage(files, error)) from None

@@ -117,5 +117,5 @@ def _summarised(folder: Path, spec: ScoreSpec, plain: dict[str, Any], errors: li
         "cell": _name(folder), "rule": spec.scoring.rule,
         "judge": str(spec.judge["model"]) if spec.judge else "none", "metric": name,
         "value": headline["value"], "n": headline["n"], "lenient": new["lenient"], "unparsed": new["unparsed"],
-        "unjudged": new["unjudged"], "note": headline["note"] or (errors[-1] if errors and new["unjudged"] else ""),
+        "unjudged": new["unjudged"], "note": "; ".join(filter(None, (headline["note"], *(errors[-1:] if new["unjudged"] else ())))),
     }  # fmt: skip

@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.runs.config import Component, RunConfig
 from harness.runs.log import read_config
-from harness.runs.scores import ScoreSpec, read_scored
+from harness.runs.scores import ScoreSpec, iter_scored
 from harness.tables.columns import Row
 from harness.tables.frames import load
 
@@ -49,7 +49,7 @@ class Stored:
     def records(self, cell: str) -> list[dict[str, Any]]:
         """The scored samples of a cell as they are logged."""
         folder = self.results / "runs" / cell
-        return list(read_scored(folder, ScoreSpec.read(folder)).values())
+        return [line for _, line in iter_scored(folder, ScoreSpec.read(folder))]
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:

@@ -76,12 +76,14 @@ class HFLocal(Judge):
             return
         import transformers as hf
 
-        where = {"revision": self.identity["revision"], "local_files_only": self._local}
+        where = {
+            "revision": self.identity["revision"], "local_files_only": self._local, "trust_remote_code": False,
+        }  # fmt: skip
         try:
             known = type(hf.AutoConfig.from_pretrained(self._path, **where)) in hf.MODEL_FOR_CAUSAL_LM_MAPPING
             kind = hf.AutoModelForCausalLM if known else hf.AutoModelForImageTextToText
             self._words = hf.AutoTokenizer.from_pretrained(self._path, **where)
-            net = kind.from_pretrained(self._path, dtype=getattr(torch, self._dtype), **where)
+            net = kind.from_pretrained(self._path, dtype=getattr(torch, self._dtype), use_safetensors=True, **where)
             self._net = net.to(self._device).eval()
         except Exception as error:  # whatever a model's files can cause
             self._failure = str(self._unavailable(error))
@@ -94,6 +96,8 @@ class HFLocal(Judge):
 
     def _unavailable(self, error: Exception) -> JudgeUnavailable:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own (trust_remote_code), and no option here runs it"
         return JudgeUnavailable(f"judge {self.name}: {reason}")
 
 

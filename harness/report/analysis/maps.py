@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.stats import rankdata
 from torch import Tensor
 
 from harness.benchmarks.base import Item
 from harness.engine import Decoding, Request
+from harness.models.pictures import open_picture
 from harness.report.analysis.kind import Ask
 from harness.report.analysis.live import asked, cells, load, model_names
 from harness.report.analysis.stored import watched_layer
@@ -210,9 +210,7 @@ def _drawn(
     """Rows of one sample that is drawn: the picture that its answer needs, and the maps over it."""
     shown = item.needed[0].picture
     picture = [part for part in item.content if not isinstance(part, str)][shown]
-    if not isinstance(picture, Image.Image):
-        picture = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
-    small, file = picture.convert("RGB"), io.BytesIO()
+    small, file = open_picture(picture).copy(), io.BytesIO()
     small.thumbnail((SIDE, SIDE))
     small.save(file, "PNG", optimize=True)
     question = " ".join(part for part in item.content if isinstance(part, str))
