@@ -67,7 +67,7 @@ ODD = {
     "CMYK": saved(Image.new("CMYK", (64, 64)), "JPEG"),
     "16 bit": saved(Image.new("I;16", (64, 64), 40_000)),
     "palette with transparency": saved(Image.new("P", (64, 64)), transparency=0),
-    "moving": saved(Image.new("RGB", (64, 64)), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64), "red")]),
+    "moving": saved(Image.new("RGB", (64, 64)), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
     "turned": saved(Image.new("RGB", (64, 32)), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"),
 }  # fmt: skip
 
@@ -76,7 +76,8 @@ def questions(*pictures: Any, **other: Any) -> list[dict[str, Any]]:
     """MathVerse questions, one per picture."""
     return [
         {
-            "sample_index": str(i), "problem_index": str(i), "problem_version": "Text Lite", "question": f"Question {i}?",
+            "sample_index": str(i), "problem_index": str(i), "problem_version": "Text Lite",
+            "question": f"Question {i}?",
             "image": picture if isinstance(picture, dict) else {"bytes": picture, "path": None}, "answer": "2",
             "question_type": "free-form", "query_wo": f"Say {i}.", "query_cot": f"Think {i}.",
             "metadata": {"split": "testmini", "source": "s", "subject": "Plane Geometry", "subfield": "Angle"},
@@ -90,6 +91,10 @@ def written(file: Path, rows: list[dict[str, Any]]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), file)
     return file
+
+
+def asked(folder: Path, *pictures: Any, **other: Any) -> Path:
+    return written(folder / "testmini.parquet", questions(*pictures, **other))
 
 
 def grid(data: Path, results: Path) -> list[str]:
@@ -137,32 +142,30 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing": (lambda p: p / "gone.parquet", "gone.parquet does not exist"),
     "no parquet": (lambda p: other(p / "testmini.parquet", b"PAR1 not at all PAR1"), "testmini.parquet cannot be read"),
     "torn": (
-        lambda p: other(p / "testmini.parquet", written(p / "testmini.parquet", questions(GOOD)).read_bytes()[:-9]),
+        lambda p: other(p / "testmini.parquet", asked(p, GOOD).read_bytes()[:-9]),
         "testmini.parquet cannot be read",
     ),
-    "overwritten": (lambda p: damaged(written(p / "testmini.parquet", questions(GOOD))), "testmini.parquet cannot be read"),
+    "overwritten": (lambda p: damaged(asked(p, GOOD)), "testmini.parquet cannot be read"),
     "no rows": (lambda p: written(p / "testmini.parquet", []), "testmini.parquet has no rows"),
-    "lacks a column": (
-        lambda p: written(p / "testmini.parquet", [{"question": "?"}]), "testmini.parquet has no column 'sample_index'",
-    ),
-    "type": (lambda p: written(p / "testmini.parquet", questions(GOOD, question=[1])), "column 'question' is list, not text"),
-    "answer": (lambda p: written(p / "testmini.parquet", questions(GOOD, answer="")), "row 0 has no answer"),
+    "column": (lambda p: written(p / "testmini.parquet", [{"question": "?"}]), "has no column 'sample_index'"),
+    "type": (lambda p: asked(p, GOOD, question=[1]), "column 'question' is list, not text"),
+    "answer": (lambda p: asked(p, GOOD, answer=""), "row 0 has no answer"),
     "picture elsewhere": (
-        lambda p: written(p / "testmini.parquet", questions({"bytes": None, "path": "../../etc/passwd"})),
+        lambda p: asked(p, {"bytes": None, "path": "../../etc/passwd"}),
         "picture '../../etc/passwd' lies outside of",
     ),
     "picture from the root": (
-        lambda p: written(p / "testmini.parquet", questions({"bytes": None, "path": "/etc/passwd"})),
+        lambda p: asked(p, {"bytes": None, "path": "/etc/passwd"}),
         "picture '/etc/passwd' lies outside of",
     ),
     "picture with a zero byte": (
-        lambda p: written(p / "testmini.parquet", questions({"bytes": None, "path": "a\0b"})), "picture 'a\\x00b' is not",
+        lambda p: asked(p, {"bytes": None, "path": "a\0b"}), "picture 'a\\x00b' is not",
     ),
     "picture with a long name": (
-        lambda p: written(p / "testmini.parquet", questions({"bytes": None, "path": "a" * 9999})), "File name too long",
+        lambda p: asked(p, {"bytes": None, "path": "a" * 9999}), "File name too long",
     ),
     "picture that is not there": (
-        lambda p: written(p / "testmini.parquet", questions({"bytes": None, "path": "b.png"})), "picture 'b.png' is not in",
+        lambda p: asked(p, {"bytes": None, "path": "b.png"}), "picture 'b.png' is not in",
     ),
     "split": (lambda p: written(p / "train.parquet", questions(GOOD)), "train.parquet is not of split 'testmini'"),
     "kind": (lambda p: other(p / "testmini.csv", b"a,b"), "testmini.csv is not one of .parquet"),
@@ -250,7 +253,7 @@ GOLDEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "words": (vectors(in_x=np.array(["a"])), "in_x holds no integers or real numbers"),
     "not finite": (vectors(in_x=np.array([np.nan])), "in_x holds values that are not finite"),
     "a vector for a matrix": (vectors(in_features=np.ones(8)), "Error"),
-    "indices are no integers": (vectors(out_keep_index=np.ones(4)), "out_keep_index does not hold integers"),
+    "indices are no integers": (vectors(out_select_order=np.ones(4)), "out_select_order does not hold integers"),
     "nothing in it": (vectors(in_features=..., in_ratio=..., out_keep_index=...), "is missing"),
 }  # fmt: skip
 

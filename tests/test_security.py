@@ -1,4 +1,4 @@
-"""Nothing that comes from data, configuration files or stored runs runs code, leaves its folder or acts on who reads."""
+"""Nothing in data, configuration files or stored runs is run, leaves its folder or acts on a terminal or a page."""
 
 from __future__ import annotations
 

@@ -113,9 +113,10 @@ def _summarised(folder: Path, spec: ScoreSpec, plain: dict[str, Any], errors: li
     write_atomically(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
     write_atomically(file, json.dumps(old | new, indent=2) + "\n")
     name, headline = next(iter(metrics.items()))
+    notes = [headline["note"], *(errors[-1:] if new["unjudged"] else ())]
     return {
         "cell": _name(folder), "rule": spec.scoring.rule,
         "judge": str(spec.judge["model"]) if spec.judge else "none", "metric": name,
         "value": headline["value"], "n": headline["n"], "lenient": new["lenient"], "unparsed": new["unparsed"],
-        "unjudged": new["unjudged"], "note": "; ".join(filter(None, (headline["note"], *(errors[-1:] if new["unjudged"] else ())))),
+        "unjudged": new["unjudged"], "note": "; ".join(filter(None, notes)),
     }  # fmt: skip
