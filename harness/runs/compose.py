@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -147,7 +146,7 @@ def _values(key: str, text: str, configs: Configs) -> list[str]:
 
 def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) -> Iterator[Composed]:
     """Each cell composed; those with a reason why they cannot run, and those that name an unknown option, `missing`."""
-    from hydra import initialize_config_dir
+    from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -155,23 +154,30 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
 
     shipped, *extra = map(str, configs.folders)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
-    groups, bases = configs.groups(), cache(_options_composed)  # cells often differ in single values alone
+    groups = configs.groups()
     options, defaults = {group: configs.options(group) for group in groups}, _defaults(configs)
     with initialize_config_dir(shipped, version_base="1.3"):
+        base, taken = _base(*search)
+        option: Callable[[str, str], Any] = cache(
+            lambda group, name: OmegaConf.to_container(compose(f"{group}/{name}", search))
+        )
         for cell, missing in cells:
             if missing := missing or absent(cell, options):
                 chosen = {group: cell[group] for group in groups if group in cell}
                 yield Composed({}, {**defaults, **chosen}, cell, missing)
                 continue
             typed = {k: v for k, v in cell.items() if k != "experiment"}
-            named = [f"{k}={v}" for k, v in typed.items() if k in groups]
+            named = {k: v for k, v in typed.items() if k in groups}
             # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
             single = [f"++{k}={_quoted(k, v)}" for k, v in typed.items() if k not in groups]
             try:
-                own, every = copy.deepcopy(bases(*named, *search))
+                values = dict(base)
+                for group, name in named.items():
+                    values |= option(group, name)  # composed once, as many cells share it
+                own = OmegaConf.create(values)
                 for override in OverridesParser.create().parse_overrides(single):
                     OmegaConf.update(own, override.key_or_group, override.value(), merge=True, force_add=True)
-                choices = {k: v for k, v in every.items() if k in groups}
+                choices = {k: v for k, v in taken.items() if k in groups} | named
                 plain = OmegaConf.to_container(own, resolve=True)
             except (HydraException, OmegaConfBaseException) as error:
                 raise InputError(str(error).splitlines()[0]) from None
@@ -179,17 +185,18 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
             for group in ("pruner", "addon", "benchmark"):
                 if target := cell.get(f"{group}._target_"):  # no longer what the option's name says
                     choices[group] = target.rpartition(".")[2]
-            values = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
-            yield Composed(values, choices, cell)
+            found = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
+            yield Composed(found, choices, cell)
 
 
-def _options_composed(*overrides: str) -> tuple[Any, dict[str, str]]:
-    """run.yaml with these options of its groups, and the options of all groups."""
+def _base(*search: str) -> tuple[dict[Any, Any], dict[str, str]]:
+    """run.yaml with the options that it takes, and their names."""
     from hydra import compose
     from omegaconf import OmegaConf
 
-    config = compose("run", list(overrides), return_hydra_config=True)
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    config = compose("run", list(search), return_hydra_config=True)
+    own = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    assert isinstance(own, dict)
     return own, dict(config.hydra.runtime.choices)
 
 
