@@ -55,8 +55,9 @@ def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
     arguments.overrides = [text for text in arguments.overrides if text.partition("=")[0] not in KEYS]
     found = forecasts(resolved(arguments, Planner(backend or TorchBackend())).cells, name, assume)
     judged = any(one.judge_calls for one in found)
+    order = list(dict.fromkeys(_place(one) for one in found))  # a grid may come back to a model and a benchmark
     with (console := Console(highlight=False)).capture() as text:  # rich would end the program where a pipe is closed
-        for _, group in groupby(found, key=lambda one: (one.cell.split("/")[:2], one.size, one.memory)):
+        for _, group in groupby(sorted(found, key=lambda one: order.index(_place(one))), _place):
             rows = list(group)
             console.print(*_heading(rows, name), sep="\n", style="bold", markup=False)
             console.print(_table(rows, judged))
@@ -75,6 +76,10 @@ def resolved(arguments: argparse.Namespace, resolver: Resolver) -> Plan:
     for text in (*(in_full if arguments.skipped else summary)(found.skipped), *said):
         print(text, file=sys.stderr)
     return found
+
+
+def _place(one: Forecast) -> tuple[str, object]:
+    return one.cell.rsplit("/", 2)[0], one.size
 
 
 def _number(key: str, text: str) -> float | int:

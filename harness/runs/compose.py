@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,14 +175,17 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
                 values = dict(base)
                 for group, name in named.items():
                     values |= option(group, name)  # composed once, as many cells share it
-                own = OmegaConf.create(values)
+                linked = "${" in str(values)
+                changed = {key.partition(".")[0] for key in typed.keys() - named.keys()}
+                own = OmegaConf.create({k: v for k, v in values.items() if linked or k in changed})  # slow where large
                 for override in OverridesParser.create().parse_overrides(single):
                     OmegaConf.update(own, override.key_or_group, override.value(), merge=True, force_add=True)
                 choices = {k: v for k, v in taken.items() if k in groups} | named
                 plain = OmegaConf.to_container(own, resolve=True)
+                assert isinstance(plain, dict)
+                plain = copy.deepcopy(values) | plain
             except (HydraException, OmegaConfBaseException) as error:
                 raise InputError(str(error).splitlines()[0]) from None
-            assert isinstance(plain, dict)
             for group in ("pruner", "addon", "benchmark"):
                 if target := cell.get(f"{group}._target_"):  # no longer what the option's name says
                     choices[group] = target.rpartition(".")[2]

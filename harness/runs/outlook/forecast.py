@@ -17,7 +17,7 @@ from harness.runs.log import read_log
 from harness.runs.outlook.cost import Memory, Size, memory, seconds, seen
 from harness.runs.outlook.earlier import Earlier, earlier_runs
 from harness.runs.outlook.planner import Unseen, dims_of, folder_of, tied
-from harness.runs.outlook.typical import REPLIES, TYPICAL, visual_tokens
+from harness.runs.outlook.typical import CROPS, REPLIES, TYPICAL, Typical, visual_tokens
 from harness.runs.scores import find_judge, read_scored, score_spec
 from harness.runs.selection import select
 from harness.runs.summary import failed
@@ -107,8 +107,9 @@ def _forecast(
     samples, logged = each * config.repeats, read_log(folder)
     done = min(samples, sum((wanted is None or i in wanted) and repeat < config.repeats for i, repeat in logged))
     own, alike = known.get(names), known.get(names) or known.get(names[:2])
+    rest = samples - done
     size, said = _size(cell, known.get(names[:2]), assume)
-    d, room, kept, spent, why = dims_of(config.model), None, None, own and own.each(GPUS[name]), None
+    d, room, kept, spent, why = dims_of(config.model), None, None, own.each(GPUS[name]) if own else None, None
     measured = spent is not None
     if d is None:
         why = f"sizes of {config.model.name} are not listed"
@@ -117,13 +118,14 @@ def _forecast(
     else:
         room = memory(d, size, device, tied=tied(config.model))
         prefill, cache = seen(cell.pruner, d.depth, size.visual, *budget(cell.pruner))
-        kept, slots = fmean(cache), config.engine.slots or room.slots
+        kept, slots = fmean(cache), min(config.engine.slots or room.slots, max(rest, 1))
         if not slots:
             why = f"{config.model.name} and one sample do not fit into {name}'s memory"
         elif spent is None:
             spent = seconds(d, size, prefill, cache, device, slots) / assume.efficiency
-    pace, rest = alike and alike.each(None), samples - done
-    reply = size.reply if size else cell.decoding.max_new_tokens
+    pace = alike.each(None) if alike else None
+    typical = TYPICAL.get(config.benchmark.name)
+    reply = size.reply if size else typical.reply if typical else cell.decoding.max_new_tokens
     calls, dollars = _judging(cell, wanted, folder, samples)
     return Forecast(
         cell=cell.name, samples=samples, done=done, size=size, said=said, kept=kept,
@@ -147,27 +149,24 @@ def _wanted(cell: Cell) -> tuple[set[str] | None, int]:
 def _size(cell: Cell, earlier: Earlier | None, assume: Assume) -> tuple[Size | None, str]:
     """A sample of a cell, and in words where it comes from, or what is not known of it."""
     model, limit = cell.config.model, cell.decoding.max_new_tokens
-    typical = TYPICAL.get(cell.config.benchmark.name)
-    pictures = typical.pictures if typical else 1
-    found = visual_tokens(model, typical and typical.picture)
-    text, reply = (typical.text, typical.reply) if typical else (None, limit)
-    said = [f"{typical.source}" if typical else "", "replies: " + REPLIES.get(reply, "the protocol's limit")]
-    if model.thinking:
-        reply, said[1] = limit, "replies: the protocol's limit"
-    visual, crop = (round(pictures * found[0]), found[1]) if found else (None, None)
+    typical = TYPICAL.get(cell.config.benchmark.name, Typical(None, None, limit, ""))
+    picture, pictures = visual_tokens(model, typical.picture), typical.pictures
+    text, reply = typical.text, limit if model.thinking else typical.reply
+    said = [typical.source, "replies: " + REPLIES.get(reply, "the protocol's limit")]
     if earlier and earlier.visual:
-        visual, text, reply = (round(fmean(x)) for x in (earlier.visual, earlier.text, earlier.reply))
-        said = ["", "tokens: earlier runs"]
+        picture, pictures = round(fmean(earlier.visual)), 1
+        text, reply, said = round(fmean(earlier.text)), round(fmean(earlier.reply)), ["tokens of earlier runs"]
     if assume.visual_tokens is not None:
-        visual = round(pictures * assume.visual_tokens)
-        said.append("assume.visual_tokens")
+        picture, pictures = assume.visual_tokens, typical.pictures
     text = text if assume.text_tokens is None else assume.text_tokens
     reply = reply if assume.new_tokens is None else assume.new_tokens
-    said += [f"assume.{key}" for key in ("text_tokens", "new_tokens") if getattr(assume, key) is not None]
-    if visual is None or text is None:
+    if picture is None or text is None:
         return None, f"sizes of {cell.config.benchmark.name}'s pictures are not known"
-    crop = crop if crop and crop <= visual else visual
-    return Size(visual, crop, text, min(reply, limit), limit), "; ".join(filter(None, said))
+    said += [
+        f"assume.{name}={value}" for name, value in vars(assume).items() if name != "efficiency" and value is not None
+    ]
+    crop = min(picture, CROPS.get(model.family, picture))
+    return Size(round(pictures * picture), crop, text, min(reply, limit), limit), "; ".join(filter(None, said))
 
 
 def _judging(cell: Cell, wanted: set[str] | None, folder: Path, samples: int) -> tuple[int, float | None]:

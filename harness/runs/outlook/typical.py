@@ -14,7 +14,7 @@ REPLIES = {
     SHORT: "lmms-eval's limit for short answers",
 }
 """Tokens of a reply, and where the number comes from."""
-TILE, TILE_TOKENS = 448, 256
+TILE = 448
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Typical:
 
     Attributes:
         picture: (width, height) in pixels; None: not known.
-        text: tokens of the prompt's text: characters / 4, template included.
+        text: tokens of the prompt's text: characters / 4; None: not known.
         reply: tokens of a reply; models that think have their protocol's limit.
         source: of picture and text.
         pictures: per sample.
     """
 
     picture: tuple[int, int] | None
-    text: int
+    text: int | None
     reply: int
     source: str
     pictures: float = 1
@@ -56,21 +56,24 @@ TYPICAL = {
 }
 
 
-def visual_tokens(model: ModelConfig, picture: tuple[int, int] | None) -> tuple[int, int] | None:
-    """(visual tokens of a picture of so many pixels, tokens of one crop of the tower); None: not known."""
+CROPS = {"internvl": 256, "llava": 576}
+"""Visual tokens of a crop of the tower; towers of other families see a picture as a whole."""
+
+
+def visual_tokens(model: ModelConfig, picture: tuple[int, int] | None) -> int | None:
+    """Visual tokens of a picture of so many pixels; None: not known."""
     if model.family == "llava":
-        return 576, 576  # whatever the picture
+        return CROPS["llava"]  # whatever the picture
     if picture is None or model.family not in ("qwen3_vl", "qwen2_5_vl", "internvl"):
         return None
     if model.family == "internvl":
         tiles = _tiles(*picture, model.max_tiles or 12)
-        return TILE_TOKENS * (tiles + (tiles > 1)), TILE_TOKENS
+        return CROPS["internvl"] * (tiles + (tiles > 1))  # the thumbnail
     side = 32 if model.family == "qwen3_vl" else 28
     width, height = picture
     area = min(max(width * height, model.min_pixels or 0), model.max_pixels or math.inf)
     scale = math.sqrt(area / (width * height))
-    tokens = max(1, round(width * scale / side)) * max(1, round(height * scale / side))
-    return tokens, tokens
+    return max(1, round(width * scale / side)) * max(1, round(height * scale / side))
 
 
 def _tiles(width: int, height: int, most: int) -> int:
