@@ -164,10 +164,12 @@ def _total(found: Sequence[Forecast], gpu: str) -> str:
     pace = [one.earlier for one in found if one.earlier is not None and not one.measured]
     parts = [
         f"{_cells(len(found))}, {sum(one.rest for one in found)} samples to run",
-        f"{sum(hours):.3g} {gpu} hours{unknown}",
+        f"{sum(hours):.3g} hours of one {gpu}{unknown}",
         f"{calls} judge calls, {f'{dollars:.2f}' if priced else 'unknown'} USD" if calls else "",
         f"{sum(one.disk for one in found) / MB:.3g} MB of disk",
-        f"about {sum(pace):.0f} s for {_cells(len(pace))} at the pace of earlier runs on other devices" if pace else "",
+        f"about {sum(pace):.0f} s for {_cells(len(pace))} at the pace of earlier runs on other devices"
+        if sum(pace)
+        else "",
     ]
     return ", ".join(filter(None, parts))
 

@@ -66,8 +66,8 @@ def test_unreachable_is_unjudged_and_judged_later_without_generating(base, tmp_p
     assert "6 unjudged" in capsys.readouterr().err
     with serve(lambda calls: Answer(completion("1"))) as (url, calls):
         assert main(["plan", *base, *judge(url), "judge.prompt_price=2", "judge.completion_price=5"], backend) == 0
-        total = capsys.readouterr().out.splitlines()[-2:]
-        assert f"12 judge calls, {12 * (800 * 2 + 200 * 5) / 1e6:.2f} USD" in " ".join(total)
+        total = " ".join(capsys.readouterr().out.split())  # whatever the width of the terminal
+        assert f"12 judge calls, {12 * (800 * 2 + 200 * 5) / 1e6:.2f} USD" in total
         assert not calls
         assert main(["score", str(cell(tmp_path)), *judge(url)]) == 0
         asked = len(calls)

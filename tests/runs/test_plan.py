@@ -144,6 +144,25 @@ def test_earlier_runs_replace_assumptions_on_the_same_gpu_alone(run, plan, tmp_p
     assert not other.measured and other.hours is None
 
 
+def test_done_samples_count_although_data_and_model_are_not_here(tmp_path):
+    grid = compose_all([f"paths.results={tmp_path / 'out'}", *DSTP, "pruner=fastv"], Configs.find())
+    (cell,) = Planner(FakeBackend()).plan(grid).cells
+    known = cell.identity | {"data": {"benchmark": "mathverse", "content": "c0ffee"}}
+    known["model"] = known["model"] | {"files": "f00d", "processor": "cafe"}
+    record = {"visual_tokens": 90, "text_tokens": 9, "thinking_tokens": 0, "answer_tokens": 20, "finish": "stop",
+              "prefill_seconds": 1, "decode_seconds": 1}  # fmt: skip
+    other = known | {"decoding": known["decoding"] | {"max_new_tokens": 7}}
+    for name, identity, count in (("greedy-1", known, 3), ("greedy-2", other, 5)):
+        folder = cell.folder.with_name(name)
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(json.dumps({"identity": identity}))
+        lines = [json.dumps(record | {"id": str(i), "repeat": 0}) + "\n" for i in range(count)]
+        (folder / "samples-here-0.jsonl").write_text("".join(lines))
+    (found,) = look(tmp_path, *DSTP, "pruner=fastv")
+    assert (found.samples, found.done, found.rest) == (788, 3, 785)
+    assert (found.size.visual, found.size.text, found.size.reply) == (90, 9, 20)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

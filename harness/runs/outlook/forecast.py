@@ -152,7 +152,10 @@ def _size(cell: Cell, earlier: Earlier | None, assume: Assume) -> tuple[Size | N
     typical = TYPICAL.get(cell.config.benchmark.name, Typical(None, None, limit, ""))
     picture, pictures = visual_tokens(model, typical.picture), typical.pictures
     text, reply = typical.text, limit if model.thinking else typical.reply
-    said = [typical.source, "replies: " + REPLIES.get(reply, "the protocol's limit")]
+    said = [
+        f"picture and text: {typical.source}" if typical.source else "",
+        "replies: " + REPLIES.get(reply, "the protocol's limit"),
+    ]
     if earlier and earlier.visual:
         picture, pictures = round(fmean(earlier.visual)), 1
         text, reply, said = round(fmean(earlier.text)), round(fmean(earlier.reply)), ["tokens of earlier runs"]
