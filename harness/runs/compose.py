@@ -158,9 +158,9 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
     groups = configs.groups()
     options, defaults = {group: configs.options(group) for group in groups}, _defaults(configs)
     with initialize_config_dir(shipped, version_base="1.3"):
-        base, taken = _base(*search)
+        base = cache(_base)
         option: Callable[[str, str], Any] = cache(
-            lambda group, name: OmegaConf.to_container(compose(f"{group}/{name}", search))
+            lambda group, name: OmegaConf.to_container(compose(f"{group}/{name}"))
         )
         for cell, missing in cells:
             if missing := missing or absent(cell, options):
@@ -172,8 +172,10 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
             # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
             single = [f"++{k}={_quoted(k, v)}" for k, v in typed.items() if k not in groups]
             try:
-                values = dict(base)
-                for group, name in named.items():
+                # Hydra finds single options in the shipped folder alone; with other folders, all is composed at once.
+                values, taken = base(*(f"{k}={v}" for k, v in named.items() if extra), *search)
+                values = dict(values)
+                for group, name in named.items() if not extra else ():
                     values |= option(group, name)  # composed once, as many cells share it
                 linked = "${" in str(values)
                 changed = {key.partition(".")[0] for key in typed.keys() - named.keys()}
@@ -193,12 +195,12 @@ def compose_cells(cells: Sequence[tuple[Grid, str | None]], configs: Configs) ->
             yield Composed(found, choices, cell)
 
 
-def _base(*search: str) -> tuple[dict[Any, Any], dict[str, str]]:
-    """run.yaml with the options that it takes, and their names."""
+def _base(*overrides: str) -> tuple[dict[Any, Any], dict[str, str]]:
+    """run.yaml with these options of its groups or those that it takes, and their names."""
     from hydra import compose
     from omegaconf import OmegaConf
 
-    config = compose("run", list(search), return_hydra_config=True)
+    config = compose("run", list(overrides), return_hydra_config=True)
     own = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     assert isinstance(own, dict)
     return own, dict(config.hydra.runtime.choices)
