@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from harness import cli_tables
 from harness.benchmarks.errors import DataError
 from harness.cli_efficiency import EPILOGS, efficiency
+from harness.cli_plan import EPILOGS as PLAN_EPILOGS
+from harness.cli_plan import plan, resolved
 from harness.runs.compose import Configs, compose_all, parse, split
 from harness.runs.errors import InputError, Skip
 from harness.runs.trusted import shown
@@ -19,7 +21,6 @@ from harness.runs.typed import check_keys
 
 if TYPE_CHECKING:
     from harness.runs.backend import Backend
-    from harness.runs.cells import Plan
 
 EPILOG = """\
 examples:
@@ -106,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        description, epilog = f"{text[0].upper()}{text[1:]}.", (cli_tables.EPILOGS | EPILOGS).get(name)
+        description, epilog = f"{text[0].upper()}{text[1:]}.", (cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS).get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
         sub.add_argument("--config-dir", action="append", default=[], help="a folder with groups of your own")
@@ -121,9 +122,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Run the cells of a grid."""
+    from harness.runs.backend import TorchBackend
+    from harness.runs.cells import Resolver
     from harness.runs.run import run_cells
 
-    found, backend = _plan(arguments, backend)
+    backend = backend or TorchBackend()
+    found = resolved(arguments, Resolver(backend))
     outcomes = run_cells(found.cells, backend)
     bad = [outcome for outcome in outcomes if outcome.failed]
     for outcome in bad:
@@ -134,32 +138,6 @@ def run(arguments: argparse.Namespace, backend: Backend | None) -> int:
     results = Path(found.cells[0].config.paths.results) / "runs"
     print(f"{done} of {len(outcomes)} cells done, {len(found.skipped)} skipped; results in {results}", file=sys.stderr)
     return 1 if bad else 0
-
-
-def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
-    """Show what `run` would do."""
-    from harness.runs.overview import plan_rows
-
-    rows = plan_rows(_plan(arguments, backend)[0].cells)
-    _print(rows)
-    rest = sum(row["samples"] - row["done"] for row in rows)
-    known = [row["seconds"] for row in rows if row["seconds"] is not None]
-    unknown = f", {len(rows) - len(known)} cells without a cost so far" if len(known) < len(rows) else ""
-    print(f"{len(rows)} cells, {rest} samples to run, about {sum(known):.0f} s{unknown}")
-    return 0
-
-
-def _plan(arguments: argparse.Namespace, backend: Backend | None) -> tuple[Plan, Backend]:
-    from harness.runs.backend import TorchBackend
-    from harness.runs.cells import Resolver
-    from harness.runs.skipped import in_full, summary
-
-    backend = backend or TorchBackend()
-    found = Resolver(backend).plan(compose_all(arguments.overrides, Configs.find(arguments.config_dir)))
-    said = dict.fromkeys(text for cell in found.cells for text in cell.config.protocol.said)
-    for text in (*(in_full if arguments.skipped else summary)(found.skipped), *said):
-        print(shown(text), file=sys.stderr)
-    return found, backend
 
 
 def score(arguments: argparse.Namespace, backend: Backend | None) -> int:

@@ -23,10 +23,10 @@ from harness.engine import Request
 from harness.models import Model
 from harness.models.attention import NAME
 from harness.models.base import PictureInput, Prompt
+from harness.models.families import FAMILIES
 from harness.models.internvl import InternVL
 from harness.models.llava import Llava
 from harness.models.llava_next import LlavaNext
-from harness.models.loading import FAMILIES
 from harness.models.qwen2_5_vl import Qwen25VL
 from harness.models.qwen3_vl import Qwen3VL
 

@@ -21,4 +21,11 @@ DIMS = {
         tower_hidden=1024, tower_mlp=4096, patch_inputs=3 * 2 * 16 * 16, unit=4, merger_hidden=4096,
         deepstack=(5, 11, 17), value_bytes=2,
     ),
+    "internvl3_5_8b": Dims(
+        depth=36, hidden=4096, heads=32, kv_heads=8, head_dim=128, mlp=12288, vocab=151936, tower_depth=24, tower_cls=1,
+        tower_hidden=1024, tower_mlp=4096, patch_inputs=3 * 14 * 14, unit=4, merger_hidden=4096, deepstack=(),
+        value_bytes=2,
+    ),
 }  # fmt: skip
+TIED = ("qwen3_vl_4b",)
+"""Those whose head is their embedding of tokens."""

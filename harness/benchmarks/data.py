@@ -216,8 +216,6 @@ def _unreachable() -> str | None:
     """Why the hub is out of reach; asked once, because its client retries every file for a minute."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE=1"
     address = urlsplit(constants.ENDPOINT)
     try:
         if not {"http", "https", "all"} & getproxies().keys():
@@ -230,11 +228,11 @@ def _unreachable() -> str | None:
 
 def _hub(name: str, source: Source, revision: str) -> Files:
     """Files of one split, from the hub or its cache. Uses whatever login the user has, and needs none."""
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     where: dict[str, Any] = {"repo_id": source.hub, "repo_type": "dataset", "revision": revision}
-    away = _unreachable()
+    away = "HF_HUB_OFFLINE=1" if constants.HF_HUB_OFFLINE else _unreachable()
     card: dict[str, dict[str, list[str]]] = {}
     try:
         with suppress(EntryNotFoundError):  # a repository without a card

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.models.sizes import turns
 from pruners.views import ModelInfo
+
+
+def turns(theta: float, d: int, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], ...]:
+    """`ModelInfo.rope` for RoPE of base `theta` on d channels, given the axis of every pair (none: one axis)."""
+    of = axes or [0] * (d // 2)
+    return tuple(
+        tuple(theta ** (-2 * i / d) if axis == mine else 0.0 for i, mine in enumerate(of))
+        for axis in range(max(of) + 1)
+    )
+
 
 QWEN = ModelInfo(
     name="Qwen3-VL-4B", depth=36, tower_depth=24, unit=4, axes=3, native=True, tower_head_dim=64,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.image_processing_utils import select_best_resolution
 
 from harness.models.base import PADDING, Features, ModelUnavailable, PictureInput
 from harness.models.llava import Llava, check_aspect, dims, info
@@ -60,6 +59,8 @@ class LlavaNext(Llava):
 
     def tiles(self, height: int, width: int) -> tuple[int, int]:
         """Tiles per column and row of a picture of so many pixels."""
+        from transformers.image_processing_utils import select_best_resolution
+
         high, wide = select_best_resolution((height, width), self.pinpoints)
         return high // self.tile, wide // self.tile
 

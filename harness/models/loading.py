@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -17,53 +17,13 @@ import torch
 
 from harness.models.attention import NAME
 from harness.models.base import Model, ModelUnavailable
+from harness.models.families import FAMILIES, Family
 from pruners.views import ModelInfo
 
 BUILTIN = "builtin:"
 TINY = Path(__file__).resolve().parents[1] / "tiny"
 
 
-class Family(NamedTuple):
-    """One architecture.
-
-    Attributes:
-        module, adapter: where our class is.
-        net, images: names of the stock model and image processor. The processor is always the PIL one, so that pictures
-            are resized alike on every machine, with torchvision or without.
-        tower: name of the vision tower inside the stock model.
-        options: what can be chosen, as keyword arguments of the adapter.
-    """
-
-    module: str
-    adapter: str
-    net: str
-    images: str
-    tower: str
-    options: tuple[str, ...]
-
-
-FAMILIES = {
-    "qwen3_vl": Family(
-        "harness.models.qwen3_vl", "Qwen3VL", "Qwen3VLForConditionalGeneration", "Qwen2VLImageProcessorPil",
-        "visual", ("min_pixels", "max_pixels"),
-    ),
-    "qwen2_5_vl": Family(
-        "harness.models.qwen2_5_vl", "Qwen25VL", "Qwen2_5_VLForConditionalGeneration", "Qwen2VLImageProcessorPil",
-        "visual", ("min_pixels", "max_pixels"),
-    ),
-    "internvl": Family(
-        "harness.models.internvl", "InternVL", "InternVLForConditionalGeneration", "GotOcr2ImageProcessorPil",
-        "vision_tower", ("max_tiles", "system_prompt"),
-    ),
-    "llava": Family(
-        "harness.models.llava", "Llava", "LlavaForConditionalGeneration", "LlavaImageProcessorPil",
-        "vision_tower", ("image", "system", "clip_text"),
-    ),
-    "llava_next": Family(
-        "harness.models.llava_next", "LlavaNext", "LlavaNextForConditionalGeneration", "LlavaNextImageProcessorPil",
-        "vision_tower", ("system", "clip_text", "assembly", "pinpoints"),
-    ),
-}  # fmt: skip
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
     "preprocessor_config.json", "processor_config.json",
@@ -81,14 +41,19 @@ def source(path: str) -> str:
     return str(folder)
 
 
-@cache
 def _offline() -> bool:
-    """Whether the model hub is out of reach: asked once, because its client retries every file for a minute."""
-    from huggingface_hub.constants import ENDPOINT
+    """Whether the model hub is out of reach, or shall not be asked."""
+    from huggingface_hub import constants
 
+    return constants.HF_HUB_OFFLINE or _unreachable(constants.ENDPOINT)
+
+
+@cache
+def _unreachable(endpoint: str) -> bool:
+    """Asked once, because the hub's client retries every file for a minute."""
     if getproxies():
         return False
-    address = urlsplit(ENDPOINT)
+    address = urlsplit(endpoint)
     try:
         socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
     except OSError:

@@ -11,7 +11,8 @@ from typing import Any
 
 from harness.models.base import Model, ModelUnavailable
 from harness.models.clip_text import ClipSide
-from harness.models.loading import FAMILIES, adapted, config_of, random_net
+from harness.models.families import FAMILIES
+from harness.models.loading import adapted, config_of, random_net
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = {

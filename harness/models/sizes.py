@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.accounting.dims import Dims
 from harness.models.base import ModelUnavailable
+from harness.models.known import turns
 from pruners.views import ModelInfo
 
 
@@ -31,15 +32,6 @@ def rope_turns(text: Any, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], 
     if rope.get("rope_type", "default") != "default" or rope["rope_theta"] is None:
         return ()
     return turns(rope["rope_theta"], d, axes)
-
-
-def turns(theta: float, d: int, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], ...]:
-    """The same for RoPE of base `theta` on d channels."""
-    of = axes or [0] * (d // 2)
-    return tuple(
-        tuple(theta ** (-2 * i / d) if axis == mine else 0.0 for i, mine in enumerate(of))
-        for axis in range(max(of) + 1)
-    )
 
 
 def feature_layer(config: Any) -> int:

@@ -15,7 +15,7 @@ from harness.engine.trace import Decoding
 from harness.runs.backend import Backend
 from harness.runs.components import fields, find, make
 from harness.runs.compose import Composed
-from harness.runs.config import Component, RunConfig
+from harness.runs.config import Component, ModelConfig, RunConfig
 from harness.runs.errors import InputError, Skip
 from harness.runs.log import digest
 from harness.runs.protocol import apply
@@ -108,7 +108,7 @@ class Resolver:
         pruner = make_pruner(config)
         benchmark, longest = self._benchmark(config.benchmark)
         if config.model not in self._models:
-            self._models[config.model] = self._backend.info(config.model), self._backend.files(config.model)
+            self._models[config.model] = self._model(config.model)
         info, files = self._models[config.model]
         try:
             pruner.check(info)
@@ -121,12 +121,16 @@ class Resolver:
         identity = _identity(config, pruner, benchmark, decoding, files)
         return Cell(config, pruner, benchmark, decoding, identity, _name(config, pruner, decoding, identity))
 
+    def _model(self, model: ModelConfig) -> tuple[ModelInfo, dict[str, str]]:
+        return self._backend.info(model), self._backend.files(model)
+
     def _benchmark(self, component: Component) -> tuple[Benchmark, int | None]:
         key = digest([component.target, component.params])
         if key not in self._benchmarks:
             benchmark, longest = make_benchmark(component)
+            first = benchmark.outlines()[0]
             try:
-                scoring.try_on(benchmark.scoring, benchmark.outlines()[0])
+                scoring.try_on(benchmark.scoring, first)
             except ValueError as error:
                 raise InputError(str(error)) from None
             self._benchmarks[key] = benchmark, longest

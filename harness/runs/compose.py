@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -154,7 +154,7 @@ def compose_cells(
 
     `allowed`: classes and packages, besides ours, that files may name. Raises InputError.
     """
-    from hydra import initialize_config_dir
+    from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -163,33 +163,45 @@ def compose_cells(
 
     shipped, *extra = map(str, configs.folders)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
-    groups, bases = configs.groups(), cache(_options_composed)  # cells often differ in single values alone
+    groups = configs.groups()
     options, defaults = {group: configs.options(group) for group in groups}, _defaults(configs)
     with initialize_config_dir(shipped, version_base="1.3"):
+        base = cache(_base)
+        option: Callable[[str, str], Any] = cache(
+            lambda group, name: OmegaConf.to_container(compose(f"{group}/{name}"))
+        )
         for cell, missing in cells:
             if missing := missing or absent(cell, options):
                 chosen = {group: cell[group] for group in groups if group in cell}
                 yield Composed({}, {**defaults, **chosen}, cell, missing)
                 continue
             typed = {k: v for k, v in cell.items() if k != "experiment"}
-            named = [f"{k}={v}" for k, v in typed.items() if k in groups]
+            named = {k: v for k, v in typed.items() if k in groups}
             # ++ accepts keys that no file names, so that our own types, not Hydra, say what is known.
             if reading := [f"{key}={text}" for key, text in cell.items() if "${oc.env" in text]:
                 raise InputError(f"{reading[0]}: overrides cannot read the environment (oc.env)")
             single = [f"++{k}={_quoted(k, v)}" for k, v in typed.items() if k not in groups]
             try:
-                own, every = copy.deepcopy(bases(*named, *search))
+                # Hydra finds single options in the shipped folder alone; with other folders, all is composed at once.
+                values, taken = base(*(f"{k}={v}" for k, v in named.items() if extra), *search)
+                values = dict(values)
+                for group, name in named.items() if not extra else ():
+                    values |= option(group, name)  # composed once, as many cells share it
+                linked = "${" in str(values) or "???" in str(values)  # Hydra's marks of references and gaps
+                changed = {key.partition(".")[0] for key in typed.keys() - named.keys()}
+                own = OmegaConf.create({k: v for k, v in values.items() if linked or k in changed})  # slow where large
                 for override in OverridesParser.create().parse_overrides(single):
                     OmegaConf.update(own, override.key_or_group, override.value(), merge=True, force_add=True)
-                choices = {k: v for k, v in every.items() if k in groups}
+                choices = {k: v for k, v in taken.items() if k in groups} | named
                 plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+                assert isinstance(plain, dict)
+                plain = copy.deepcopy(values) | plain
             except (HydraException, OmegaConfBaseException) as error:
                 at = f"{key}: " if (key := getattr(error, "full_key", None)) else ""
                 raise InputError(f"{at}{str(error).splitlines()[0]}") from None
             except (YAMLError, UnicodeError, OSError) as error:
                 files = [options[group][name] for group, name in {**defaults, **cell}.items() if group in groups]
                 raise InputError(_damage(files, error)) from None
-            assert isinstance(plain, dict)
             for group in groups:
                 if not isinstance(plain.get(group, {}), dict):
                     raise InputError(f"{group}={choices[group]} must be a group of keys, got {plain[group]!r}")
@@ -197,12 +209,12 @@ def compose_cells(
             for group in ("pruner", "addon", "benchmark"):
                 if target := cell.get(f"{group}._target_"):  # no longer what the option's name says
                     choices[group] = target.rpartition(".")[2]
-            values = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
-            yield Composed(values, choices, cell)
+            found = {str(k): v for k, v in plain.items()} | {"experiment": cell.get("experiment")}
+            yield Composed(found, choices, cell)
 
 
-def _options_composed(*overrides: str) -> tuple[Any, dict[str, str]]:
-    """run.yaml with these options of its groups, and the options of all groups."""
+def _base(*overrides: str) -> tuple[dict[Any, Any], dict[str, str]]:
+    """run.yaml with these options of its groups or those that it takes, and their names."""
     from hydra import compose
     from omegaconf import OmegaConf
 
@@ -211,7 +223,9 @@ def _options_composed(*overrides: str) -> tuple[Any, dict[str, str]]:
     if "${oc.env" in OmegaConf.to_yaml(own):
         named = " ".join(text for text in overrides if not text.startswith("hydra."))
         raise InputError(f"{named}: configuration files cannot read the environment (oc.env)")
-    return own, dict(config.hydra.runtime.choices)
+    plain = OmegaConf.to_container(own)
+    assert isinstance(plain, dict)
+    return plain, dict(config.hydra.runtime.choices)
 
 
 def _damage(files: Sequence[Path], error: Exception) -> str:

@@ -41,15 +41,23 @@ def _sources(pruner: Pruner) -> list[str]:
 
 
 def environment(versions: Mapping[str, str], devices: str) -> dict[str, Any]:
-    """Git revision of the harness, packages, device and platform."""
+    """Git revision of the harness, packages, devices, names of the GPUs, and platform."""
     return {
         "git": git_revision(Path(__file__).parent),
         "versions": dict(versions),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "devices": devices,
+        "gpus": _gpus() if "cuda" in devices else [],
         "platform": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs of this machine."""
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:

@@ -1,20 +1,17 @@
-"""What is there and what is to come: rows for `status`, `plan` and `diff`. Reads folders only, loads no model."""
+"""What is there: rows for `status`, lines for `diff`. Reads folders only, loads no model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.benchmarks import scoring
-from harness.benchmarks.judge import cost
-from harness.runs.log import read_config, read_json, read_log
-from harness.runs.scores import ScoreSpec, find_judge, read_scored, score_spec
-from harness.runs.summary import failed, seconds, summarise
+from harness.runs.log import read_config, read_json
+from harness.runs.scores import ScoreSpec, read_scored
+from harness.runs.summary import failed, summarise
 from harness.runs.typed import flatten
 
 if TYPE_CHECKING:
-    from harness.runs.cells import Cell
+    pass
 
 Row = dict[str, Any]
 
@@ -34,62 +31,6 @@ def status_rows(results: Path) -> list[Row]:
             "state": "complete" if summary.get("complete") and summary["selected"] <= len(records) else "unfinished",
         })  # fmt: skip
     return rows
-
-
-def plan_rows(cells: Sequence[Cell]) -> list[Row]:
-    """One row per cell: samples asked for, done, and what the rest will cost by what is known of such samples."""
-    from harness.runs.selection import select
-
-    rows, known = [], _costs(Path(cells[0].config.paths.results))
-    judged = any(_needs_judge(cell) for cell in cells)
-    for cell in cells:
-        items, config = cell.benchmark.outlines(), cell.config
-        wanted = {items[i].id for i in select(items, config.limit, config.subset)}
-        records = read_log(cell.folder)
-        done = sum(sample in wanted and repeat < config.repeats for sample, repeat in records)
-        rest = len(wanted) * config.repeats - done
-        model, benchmark, method = cell.name.split("/")[:3]
-        cost = known.get((model, benchmark, method)) or known.get((model, benchmark))
-        rows.append({
-            "cell": cell.name, "samples": len(wanted) * config.repeats, "done": done,
-            "seconds": rest * cost[0] if cost else None, "tflops": rest * cost[1] if cost else None,
-            **(_judging(cell, wanted) if judged else {}),
-        })  # fmt: skip
-    return rows
-
-
-def _needs_judge(cell: Cell) -> bool:
-    return cell.config.judge.kind != "none" and cell.benchmark.scoring.rule in scoring.JUDGED
-
-
-def _judging(cell: Cell, wanted: set[str]) -> Row:
-    """Calls of the judge and their price, by the assumptions in its configuration."""
-    if not _needs_judge(cell):
-        return {"judge_calls": 0, "judge_usd": 0.0}
-    spec = score_spec(cell, find_judge(cell.config.judge, Path(cell.config.paths.results)))
-    known = read_scored(cell.folder, spec).items()
-    settled = [key for key, record in known if failed(record) or record["value"] is not None]
-    done = sum(sample in wanted and repeat < cell.config.repeats for sample, repeat in settled)
-    samples = len(wanted) * cell.config.repeats - done
-    calls, _, dollars = cost(cell.config.judge, samples * scoring.CALLS.get(spec.scoring.rule, 1))
-    return {"judge_calls": calls, "judge_usd": dollars}
-
-
-def _costs(results: Path) -> dict[tuple[str, ...], tuple[float, float]]:
-    """(seconds, TFLOPs) per sample measured so far, by (model, benchmark, method) and by (model, benchmark)."""
-    found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for folder in (results / "runs").glob("*/*/*/*"):
-        good = [r for r in read_log(folder).values() if not failed(r)]
-        costs = [(seconds(r), sum(r["flops"].values()) / 1e12) for r in good]
-        names = folder.relative_to(results / "runs").parts
-        for key in (names[:3], names[:2]) if costs else ():
-            found.setdefault(key, []).extend(costs)
-    return {key: (_mean(c[0] for c in costs), _mean(c[1] for c in costs)) for key, costs in found.items()}
-
-
-def _mean(values: Iterator[float]) -> float:
-    known = list(values)
-    return sum(known) / len(known)
 
 
 def diff(left: Path, right: Path) -> list[str]:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from harness.models.loading import FAMILIES
+from harness.models.families import FAMILIES
 from harness.runs.config import ProtocolConfig
 from harness.runs.errors import InputError, Skip
 from harness.runs.typed import check_keys, convert, path

@@ -66,9 +66,8 @@ def test_unreachable_is_unjudged_and_judged_later_without_generating(base, tmp_p
     assert "6 unjudged" in capsys.readouterr().err
     with serve(lambda calls: Answer(completion("1"))) as (url, calls):
         assert main(["plan", *base, *judge(url), "judge.prompt_price=2", "judge.completion_price=5"], backend) == 0
-        plan = capsys.readouterr().out.splitlines()
-        row = dict(zip(plan[0].split(), plan[1].split(), strict=True))
-        assert row["judge_calls"] == "12" and float(row["judge_usd"]) == pytest.approx(12 * (800 * 2 + 200 * 5) / 1e6)
+        total = " ".join(capsys.readouterr().out.split())  # whatever the width of the terminal
+        assert f"12 judge calls, {12 * (800 * 2 + 200 * 5) / 1e6:.2f} USD" in total
         assert not calls
         assert main(["score", str(cell(tmp_path)), *judge(url)]) == 0
         asked = len(calls)

@@ -15,7 +15,8 @@ from harness.runs.config import SubsetConfig
 from harness.runs.errors import InputError
 from harness.runs.executors import find_devices
 from harness.runs.log import Log, read_log
-from harness.runs.overview import diff, plan_rows, status_rows
+from harness.runs.outlook.forecast import Assume, forecasts
+from harness.runs.overview import diff, status_rows
 from harness.runs.pool import Pool
 from harness.runs.processes import Processes
 from harness.runs.run import check_writable, run_cells
@@ -232,8 +233,8 @@ def test_overviews(run, plan):
     (first, second) = run("pruner=none,blind", "limit=8")
     rows = status_rows(Path(first.cell.config.paths.results))
     assert [(r["samples"], r["of"], r["state"]) for r in rows] == [(8, 8, "complete")] * 2
-    planned = plan_rows(plan("pruner=none,random", "limit=10").cells)
-    assert [(r["samples"], r["done"]) for r in planned] == [(10, 8), (10, 0)]
-    assert planned[0]["seconds"] == pytest.approx(0.6) and planned[1]["seconds"] == pytest.approx(3.0)
+    planned = forecasts(plan("pruner=none,random", "limit=10").cells, "h200", Assume())
+    assert [(one.samples, one.done) for one in planned] == [(10, 8), (10, 0)]
+    assert planned[0].earlier == pytest.approx(0.6) and planned[1].earlier == pytest.approx(3.0)
     text = diff(first.cell.folder, second.cell.folder)
     assert "pruner.name: none | blind" in text and "common samples: 8, the same reply: 8" in text

@@ -1,0 +1,1 @@
+"""What a grid will cost before anything is downloaded: `vtpbench plan`."""

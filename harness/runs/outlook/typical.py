@@ -1,0 +1,89 @@
+"""What benchmarks are like, for forecasts without their data; every number has a source."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness.runs.config import ModelConfig
+
+REASONING, SHORT, LETTER = 1000, 16, 256
+REPLIES = {
+    REASONING: "decode steps that DSTP's Table V counts",
+    LETTER: "lmms-eval's limit for MMMU-Pro",
+    SHORT: "lmms-eval's limit for short answers",
+}
+"""Tokens of a reply, and where the number comes from."""
+TILE = 448
+
+
+@dataclass(frozen=True)
+class Typical:
+    """A benchmark's samples.
+
+    Attributes:
+        picture: (width, height) in pixels; None: not known.
+        text: tokens of the prompt's text: characters / 4; None: not known.
+        reply: tokens of a reply; models that think have their protocol's limit.
+        source: of picture and text.
+        pictures: per sample.
+    """
+
+    picture: tuple[int, int] | None
+    text: int | None
+    reply: int
+    source: str
+    pictures: float = 1
+
+
+_MATHVERSE = Typical((412, 359), 58, REASONING, "medians of 30 rows")
+_PRO = Typical((487, 280), 109, LETTER, "medians of 16 rows", 1.25)
+_PRO_VISION = Typical((1856, 1620), 16, LETTER, "medians of 11 rows")
+TYPICAL = {
+    "mathverse": _MATHVERSE,
+    "mathverse_cot": _MATHVERSE,
+    "wemath": Typical((588, 318), 105, REASONING, "medians of 28 rows"),
+    "dynamath": Typical((590, 405), 165, REASONING, "medians of 50 rows"),
+    "logicvista": Typical(None, 60, REASONING, "text as in MathVerse"),
+    "mmmu_pro_standard": _PRO,
+    "mmmu_pro_standard_cot": Typical(_PRO.picture, _PRO.text, REASONING, _PRO.source, _PRO.pictures),
+    "mmmu_pro_vision": _PRO_VISION,
+    "mmmu_pro_vision_cot": Typical(_PRO_VISION.picture, _PRO_VISION.text, REASONING, _PRO_VISION.source),
+    "scienceqa": Typical((556, 324), 74, SHORT, "medians of 30 rows"),
+    "pope": Typical((640, 480), 22, SHORT, "COCO's usual photograph, POPE's question"),
+    "gqa": Typical((500, 375), 22, SHORT, "Visual Genome's usual photograph, text as in POPE"),
+    "textvqa": Typical((1024, 768), 22, SHORT, "Open Images' usual photograph, text as in POPE"),
+}
+
+
+CROPS = {"internvl": 256, "llava": 576}
+"""Visual tokens of a crop of the tower; towers of other families see a picture as a whole."""
+
+
+def visual_tokens(model: ModelConfig, picture: tuple[int, int] | None) -> int | None:
+    """Visual tokens of a picture of so many pixels; None: not known."""
+    if model.family == "llava":
+        return CROPS["llava"]  # whatever the picture
+    if picture is None or model.family not in ("qwen3_vl", "qwen2_5_vl", "internvl"):
+        return None
+    if model.family == "internvl":
+        tiles = _tiles(*picture, model.max_tiles or 12)
+        return CROPS["internvl"] * (tiles + (tiles > 1))  # the thumbnail
+    side = 32 if model.family == "qwen3_vl" else 28
+    width, height = picture
+    area = min(max(width * height, model.min_pixels or 0), model.max_pixels or math.inf)
+    scale = math.sqrt(area / (width * height))
+    return max(1, round(width * scale / side)) * max(1, round(height * scale / side))
+
+
+def _tiles(width: int, height: int, most: int) -> int:
+    """Tiles of InternVL: the grid whose shape is nearest; of equally near ones the largest that half the area fills."""
+    grids = sorted(
+        (rows * columns, rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1)
+    )
+    nearest, best = math.inf, 1
+    for count, rows, columns in grids:
+        off = abs(columns / rows - width / height)
+        if off < nearest or (off == nearest and width * height > 0.5 * TILE**2 * count):
+            nearest, best = off, count
+    return best
