@@ -57,6 +57,11 @@ class Display:
         said += [headline["note"]] if headline["note"] and metric != "mean" else []
         self.say(f"{self._place()} {name}  {'  '.join(said)}")
 
+    def pass_over(self, name: str, why: str) -> None:
+        """Nothing is to be done for a cell."""
+        self._number += 1
+        self.say(f"{self._place()} {name}  {why}")
+
     def fail(self, name: str, error: str) -> None:
         """A cell could not be finished."""
         self.say(f"{self._place()} {name}  FAILED: {error}")

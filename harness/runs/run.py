@@ -19,14 +19,15 @@ from harness.runs.backend import Backend
 from harness.runs.cells import Cell, budget
 from harness.runs.config import JudgeConfig
 from harness.runs.environment import code_hash, environment
-from harness.runs.errors import InputError
+from harness.runs.errors import InputError, Stopped
 from harness.runs.executors import Executor, Job, find_devices, make_executor
-from harness.runs.log import Key, Log, read_log, write_atomically
+from harness.runs.identity import check_identity
+from harness.runs.log import Key, Log, disk_full, read_log, write_atomically
 from harness.runs.loggers import Curves, Logger, make_logger
 from harness.runs.progress import Display
 from harness.runs.scores import Scorer, ScoreSpec, find_judge, measure, read_scored, score_spec
 from harness.runs.selection import parse_shard, select
-from harness.runs.summary import summarise
+from harness.runs.summary import failed, summarise
 from pruners.none import Blind, NoPruning
 
 BESIDE = (*get_args(Recorded), "evidence_runs")
@@ -82,7 +83,12 @@ class Grid:
 
 
 def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None = None) -> list[Outcome]:
-    """Run cells one after the other; a failing one does not stop the others."""
+    """Run cells one after the other; a failing one does not stop the others.
+
+    Raises:
+        InputError: the results folder cannot be written to, or there is no such shard or device.
+        Stopped: the disk is full.
+    """
     config = cells[0].config
     results = Path(config.paths.results)
     check_writable(results)
@@ -114,10 +120,16 @@ def check_writable(results: Path) -> None:
 def _outcome(cell: Cell, grid: Grid) -> Outcome:
     run = CellRun(cell, grid)
     try:
+        if cell.config.only == "failed" and not run.again():
+            grid.display.pass_over(cell.name, "no sample has failed, nothing to do")
+            return Outcome(cell, None)
         summary = run()
         grid.display.finish(cell.name, summary)
         return Outcome(cell, summary)
     except Exception as error:
+        if disk_full(error):
+            where = Path(cell.config.paths.results)
+            raise Stopped(f"no space left for {where}: make room, then the same command goes on from here") from None
         message = str(error) if isinstance(error, InputError | CellFailed) else f"{type(error).__name__}: {error}"
         if not isinstance(error, InputError | CellFailed) and cell.folder.is_dir():
             write_atomically(cell.folder / "error.txt", traceback.format_exc())
@@ -140,6 +152,7 @@ class CellRun:
     def __call__(self) -> dict[str, Any]:
         """Generate what is missing; returns the summary."""
         cell, display = self.cell, self.grid.display
+        check_identity(self.cell)
         self.folder.mkdir(parents=True, exist_ok=True)
         if cell.config.resume == "fresh":
             _clear(self.folder)
@@ -154,7 +167,8 @@ class CellRun:
             pending = self._pending(read_log(self.folder, extra) if extra else None)
             self._check_code(bool(pending))
             self._describe(versions, bool(pending))
-            done = [self.records[key] for key in self.wanted if key in self.records]
+            left = set(pending)
+            done = [self.records[key] for key in self.wanted if key in self.records and key not in left]
             display.start(cell.name, len(done), len(done) + len(pending))
             self._generate(pending, done, log, beside, scorer)
             self.records = read_log(self.folder)  # with what other shards have written meanwhile
@@ -168,10 +182,20 @@ class CellRun:
         return self._summary()
 
     def _pending(self, beside: dict[Key, Any] | None) -> list[Key]:
-        """This shard's samples that have no line yet (or nothing recorded beside, where that is asked for)."""
+        """This shard's samples that have no line yet (or nothing recorded beside, where that is asked for); with
+        `only=failed` those whose line is an error."""
         shard, shards = parse_shard(self.cell.config.shard)
+        mine = self.wanted[shard::shards]
+        if self.cell.config.only == "failed":
+            return [key for key in mine if key in self.records and failed(self.records[key])]
         done = self.records.keys() if beside is None else self.records.keys() & beside.keys()
-        return [key for key in self.wanted[shard::shards] if key not in done]
+        return [key for key in mine if key not in done]
+
+    def again(self) -> list[Key]:
+        """The samples that `only=failed` runs again."""
+        check_identity(self.cell)
+        self.records = read_log(self.folder)
+        return self._pending(None)
 
     def _check_code(self, pending: bool) -> None:
         others = sorted({record["code"] for record in self.records.values()} - {self.code})
@@ -204,22 +228,26 @@ class CellRun:
             for record in done:
                 follow(record)
             items: dict[Key, Item] = {}
+            left = dict.fromkeys(pending)
             job = Job(config.model, config.engine, self.cell.pruner, self.cell.decoding, config.record,
                       self._requests(pending, items))  # fmt: skip
             for trace in self.grid.executor.run(job) if pending else ():
                 key = (trace.id, trace.repeat)
                 if beside:
                     own = getattr(trace, str(config.record))
-                    beside.append({"id": trace.id, "repeat": trace.repeat, str(config.record): own})
+                    beside.append({"id": trace.id, "repeat": trace.repeat, "finish": trace.finish,
+                                   str(config.record): own})  # fmt: skip
                 record = self._record(trace, items.pop(key))
                 log.append(record)
-                self.records.setdefault(key, record)
+                left.pop(key, None)
+                if key not in self.records or failed(self.records[key]):
+                    self.records[key] = record
                 follow(record)
                 self.grid.display.advance(curves.means().get("accuracy"))
         finally:
             logger.finish(self._summary())
-        if missing := [key for key in pending if key not in self.records]:
-            raise CellFailed(f"the engine gave no trace for {len(missing)} samples, the first is {missing[0][0]}")
+        if left:
+            raise CellFailed(f"the engine gave no trace for {len(left)} samples, the first is {next(iter(left))[0]}")
 
     def _requests(self, pending: list[Key], items: dict[Key, Item]) -> Iterator[Request]:
         """Requests made when they are taken; their items wait in `items` for the score."""
