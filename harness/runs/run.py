@@ -101,6 +101,10 @@ def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None
             grid = Grid(backend, executor, devices, make_logger(config.logger, results), display)
             for cell in cells:
                 outcomes.append(_outcome(cell, grid))
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise Stopped(f"no space left for {results}: make room, then the same command goes on from here") from None
     finally:
         executor.close()
     return outcomes
@@ -127,9 +131,8 @@ def _outcome(cell: Cell, grid: Grid) -> Outcome:
         grid.display.finish(cell.name, summary)
         return Outcome(cell, summary)
     except Exception as error:
-        if disk_full(error):
-            where = Path(cell.config.paths.results)
-            raise Stopped(f"no space left for {where}: make room, then the same command goes on from here") from None
+        if disk_full(error):  # no other cell could do better
+            raise
         message = str(error) if isinstance(error, InputError | CellFailed) else f"{type(error).__name__}: {error}"
         if not isinstance(error, InputError | CellFailed) and cell.folder.is_dir():
             write_atomically(cell.folder / "error.txt", traceback.format_exc())
