@@ -118,7 +118,7 @@ def fails_once(number: int) -> Fault:
 def test_what_does_not_fit_alone_fails_alone(
     trained: Model, where: str, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = prompts(10)
+    requests = prompts(7)
     want = untimed([*Engine(trained, slots=6).run(requests, NoPruning(), NEW)])
     large = {picture.key for picture in trained.prepare(requests[5]).pictures}
     prepare, many, run = trained.prepare, trained.encode_many, Prefill.run
@@ -151,7 +151,7 @@ def test_what_does_not_fit_alone_fails_alone(
     assert bad == Trace(id="p5", finish="error", error="it does not fit into memory, even alone "
                         "(OutOfMemoryError: CUDA out of memory.)")  # fmt: skip
     assert untimed([t for t in traces if t is not bad]) == {i: trace for i, trace in want.items() if i != "p5"}
-    assert engine.slots == 1 and len(traces) == 10
+    assert engine.slots == 1 and len(traces) == 7
 
 
 def test_other_errors_of_a_step_come_out(trained: Model, monkeypatch: pytest.MonkeyPatch) -> None:
