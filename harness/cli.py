@@ -15,7 +15,8 @@ from harness.cli_efficiency import EPILOGS, efficiency
 from harness.cli_plan import EPILOGS as PLAN_EPILOGS
 from harness.cli_plan import plan, resolved
 from harness.runs.compose import Configs, compose_all, parse, split
-from harness.runs.errors import InputError, Skip
+from harness.runs.errors import InputError, Skip, Stopped
+from harness.runs.signals import Interrupted, terminable
 from harness.runs.trusted import shown
 from harness.runs.typed import check_keys
 
@@ -44,7 +45,8 @@ Verb = Callable[[argparse.Namespace, "Backend | None"], int]
 
 
 def main(argv: Sequence[str] | None = None, backend: Backend | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 (something failed while running), 2 (bad input).
+    """Run a command; returns the exit code: 0, 1 (something failed while running), 2 (bad input), 130
+    or 143 (interrupted by SIGINT or SIGTERM).
 
     Args:
         argv: arguments without the program's name.
@@ -63,13 +65,17 @@ def main(argv: Sequence[str] | None = None, backend: Backend | None = None) -> i
 def _main(argv: Sequence[str] | None, backend: Backend | None) -> int:
     arguments = _parse(argv)
     try:
-        return int(arguments.verb(arguments, backend))
+        with terminable():
+            return int(arguments.verb(arguments, backend))
     except (InputError, DataError) as error:
         print(f"vtpbench: {shown(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except Stopped as stopped:
+        print(f"vtpbench: {stopped}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
         print("vtpbench: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interrupt, Interrupted) else 130
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

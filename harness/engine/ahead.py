@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from copy import copy
@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from harness.engine.features import tensors
+from harness.engine.memory import out_of_memory
 from harness.engine.prefill import Entry, Prefill, Prefilled
 from harness.engine.trace import Request
 from harness.engine.vision import Vision
@@ -64,7 +65,7 @@ class Ahead:
         self.background = background and not (self.cpu and self.threads == 1)
         self.stream = torch.cuda.Stream(self.device) if self.background and self.device.type == "cuda" else None
 
-    def __iter__(self) -> Iterator[Pack]:
+    def __iter__(self) -> Generator[Pack, None, None]:
         if not self.background:
             while (made := self._look()) is not None:
                 yield self._filled(self.prefill, made)
@@ -142,14 +143,19 @@ class Ahead:
 def each_alone(
     work: Callable[[list[Item]], list[Made]], items: list[Item]
 ) -> tuple[list[Made], list[tuple[Item, Exception]]]:
-    """What some work makes of items together; if it fails, of each by itself, so that only the culprit is lost."""
+    """What some work makes of items together; if it fails, of each by itself, so that only the culprit is lost.
+
+    Raises:
+        ModelUnavailable: no sample could do better.
+        Exception: memory has run out, for which nobody knows a culprit.
+    """
     if not items:
         return [], []
     try:
         return work(items), []
-    except ModelUnavailable:  # no sample could do better
-        raise
     except Exception as error:
+        if isinstance(error, ModelUnavailable) or out_of_memory(error):
+            raise
         if len(items) == 1:
             return [], [(items[0], error)]
     made, lost = zip(*(each_alone(work, [item]) for item in items), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +108,17 @@ class SlotCache:
         self.position[:, slot] = 0
         self.lengths[:, slot] = 0
 
+    @torch.inference_mode()
+    def wipe(self, slot: int) -> str:
+        """Zero the keys and values of a slot that holds some which are not finite: masked or not, they would spoil
+        whoever comes next. Returns where the first of them came from."""
+        own = [(layer.keys[slot, :, :n], layer.values[slot, :, :n])
+               for layer, n in zip(self.layers, self.lengths[:, slot].tolist(), strict=True)]  # fmt: skip
+        why = origin(own)
+        for layer in self.layers:
+            layer.keys[slot], layer.values[slot] = 0, 0
+        return why
+
     def longest(self) -> tuple[int, ...]:
         """Entries that the next step attends to in every layer, its own included."""
         return tuple(self.rounded(n + 1) for n in self.lengths.max(1).tolist())
@@ -162,3 +174,13 @@ class SlotCache:
         after = torch.full_like(at[:1], GENERATED)
         self.bring(k, slot, key, value, torch.full_like(at[:1], MERGED), after, positions)
         return 1
+
+
+def origin(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """Where values stopped being finite, told from the keys and values of one sample in every layer: those of a layer
+    are made from what the layer before has left."""
+    first = next((k for k, own in enumerate(layers) if not all(bool(x.isfinite().all()) for x in own)), len(layers))
+    if first == 0:
+        return "the values that enter layer 0 are not finite"
+    behind = " or the LM head behind it" if first == len(layers) else ""
+    return f"values stopped being finite in layer {first - 1}{behind}"

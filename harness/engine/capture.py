@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from harness.engine.memory import out_of_memory
 from harness.engine.step import Step
 from harness.notices import say_once, told
 from pruners.views import StepView
@@ -62,7 +63,7 @@ class Runner:
         try:
             return self.forward(longest, text)
         except Exception as error:
-            if self.forward == self.step.forward:
+            if self.forward == self.step.forward or out_of_memory(error):
                 raise
             say_once(f"decode steps are not compiled, which is slower: {told(error)}")
             self.forward = self.step.forward
@@ -74,6 +75,8 @@ class Runner:
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 logits = self.forward(longest, text)
         except Exception as error:
+            if out_of_memory(error):
+                raise
             say_once(f"decode steps are not captured, which is slower: {told(error)}")
             self.captured = False
             return None

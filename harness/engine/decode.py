@@ -35,12 +35,14 @@ class Done(NamedTuple):
 
     Attributes:
         tokens: that the step chose, if it is greedy.
+        finite: whether its logits are.
         read: visual entries read, summed over layers; only with a step method, like the next two.
         triggered: whether it re-selected.
         looked: entries that its monitor read.
     """
 
     tokens: list[int]
+    finite: Sequence[bool]
     read: Sequence[float] = ()
     triggered: Sequence[bool] = ()
     looked: Sequence[int] = ()
@@ -174,17 +176,20 @@ class Decode:
     def done(self) -> tuple[Tensor, np.ndarray]:
         """What `told` needs of the step that was just made, still on the device."""
         step = self.step
-        rows = [step.tokens] if self.stepper is None else [step.tokens, step.read.sum(0), step.triggers]
+        rows = [step.tokens, step.finite]
+        rows += [] if self.stepper is None else [step.read.sum(0), step.triggers]
         return torch.stack([row.double() for row in rows]), self.looked
 
     def told(self, steps: list[tuple[Tensor, np.ndarray]]) -> list[Done]:
         """What these steps did: the host waits for them here."""
         if self.step.tokens.is_meta:
-            return [Done([0] * self.cache.rows, looked=looked.tolist()) for _, looked in steps]
+            rows = self.cache.rows
+            return [Done([0] * rows, [True] * rows, looked=looked.tolist()) for _, looked in steps]
         found = torch.stack([rows for rows, _ in steps]).tolist()
+        plain = [([int(token) for token in tokens], [bool(flag) for flag in finite]) for tokens, finite, *_ in found]
         if self.stepper is None:
-            return [Done([int(token) for token in tokens]) for (tokens,) in found]
+            return [Done(*own) for own in plain]
         return [
-            Done([int(token) for token in tokens], read, [bool(t) for t in triggers], looked.tolist())
-            for (tokens, read, triggers), (_, looked) in zip(found, steps, strict=True)
+            Done(*own, read, [bool(t) for t in triggers], looked.tolist())
+            for own, (*_, read, triggers), (_, looked) in zip(plain, found, steps, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import torch
 
 from harness.accounting.kv import slot_bytes
 from harness.engine.features import FeatureCache
+from harness.engine.memory import Unanswered, out_of_memory
 from harness.engine.parts import Part, ignore
 from harness.engine.prompts import PromptCache
 from harness.engine.run import Listen, Run
 from harness.engine.spill import Spill
 from harness.engine.trace import Decoding, Recorded, Request, Trace
 from harness.models.base import Model, Prompt
+from harness.notices import say_once, told
 from pruners.base import Pruner
 
 CPU_SLOTS = 16
@@ -56,16 +59,51 @@ class Engine:
     ) -> Iterator[Trace]:  # fmt: skip
         """Traces in the order in which samples finish. A failing sample is a trace with `finish="error"`.
 
+        Where memory runs out, samples without a trace run again with half as many slots, and so does whatever is run
+        later; a sample that does not fit alone fails.
+
         Args:
             record: what else the traces shall hold.
-            listen: gets the logits [V] of every token of every reply in order, before it is chosen.
+            listen: gets the logits [V] of every token of every reply in order, before it is chosen. With it nothing
+                runs a second time, and memory that runs out is an error.
 
         Raises:
             PrunerError: the method cannot act on this model.
             ModelUnavailable: it needs a part of the model that is loaded on demand and cannot be.
         """
         pruner.check(self.model.info)
-        yield from Run(self, pruner.resolved(self.model.info), decoding, record, listen).traces(iter(requests))
+        pruner, rest = pruner.resolved(self.model.info), Unanswered(iter(requests))
+        while True:
+            run = Run(self, pruner, decoding, record, listen)
+            try:
+                for trace in run.traces(rest):
+                    rest.answered(trace)
+                    yield trace
+                return
+            except Exception as error:
+                if listen is not None or not rest.open or not out_of_memory(error):
+                    raise
+                why, slots = f"{type(error).__name__}: {told(error)}", run.samples or 1
+            del run  # the error is gone here already, and with both what the pass held
+            self._free()
+            if self.slots != 1 or self.ahead:
+                self._take_fewer(slots, why)
+            else:
+                request, why = rest.open.pop(), f"it does not fit into memory, even alone ({why})"
+                yield Trace(id=request.id, repeat=request.repeat, finish="error", error=why)
+            rest.again()
+
+    def _take_fewer(self, slots: int, why: str) -> None:
+        """Half as many slots; with the last one nothing more is worked on ahead, so that a sample is really alone."""
+        self.slots = max(1, slots // 2)
+        self.ahead = self.ahead and self.slots > 1
+        say_once(f"out of memory with engine.slots={slots}, from here on it is {self.slots} ({why})")
+
+    def _free(self) -> None:
+        """Give back the memory of a pass that has ended."""
+        gc.collect()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def slots_for(self, prompt: Prompt, decoding: Decoding) -> int:
         """Slots by reserved bytes: what a GPU has free, less a fifth for activations."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from harness.engine.ahead import Ahead, Pack
-from harness.engine.cache import SlotCache
+from harness.engine.cache import SlotCache, origin
 from harness.engine.decode import Decode
 from harness.engine.evidence import Evidence
 from harness.engine.finish import Reply, finished, make_trace
+from harness.engine.memory import out_of_memory
 from harness.engine.prefill import Prefill, Prefilled
 from harness.engine.sampling import choose
 from harness.engine.trace import Decoding, Finish, Recorded, Request, Trace
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from harness.engine.engine import Engine
 
 Listen = Callable[[Request, Tensor], None]
+
+
+class NotFinite(ArithmeticError):
+    """The logits of a sample are not finite; where that began."""
 
 
 @dataclass
@@ -58,6 +64,7 @@ class Run:
         self.prefill = Prefill(engine.model, pruner, engine.part, record == "attention")
         self.penalised = decoding.repetition_penalty != 1 or decoding.presence_penalty != 0
         self.greedy = decoding.temperature == 0 and not self.penalised and listen is None
+        self.samples = 0  # at a time; known with the first prompt
         self.slots: list[Slot | None] = []
         self.failed: list[Trace] = []
         self.seen: Tensor | None = None  # [S, V] tokens of prompt or reply, and of the reply alone; for penalties
@@ -65,9 +72,11 @@ class Run:
 
     def traces(self, requests: Iterator[Request]) -> Iterator[Trace]:
         """Traces as samples finish or fail."""
-        engine = self.engine
-        ahead = Ahead(requests, self._prepare, self.vision, self.prefill, self._slots_for, engine.ahead)
-        packs: Iterator[Pack] = iter(ahead)
+        ahead = Ahead(requests, self._prepare, self.vision, self.prefill, self._slots_for, self.engine.ahead)
+        with closing(iter(ahead)) as packs:  # nothing goes on in the background once this has ended
+            yield from self._traces(packs)
+
+    def _traces(self, packs: Iterator[Pack]) -> Iterator[Trace]:
         ready: deque[Prefilled] = deque()
         more = True
         while more or ready or any(self.slots):
@@ -76,8 +85,8 @@ class Run:
                 pack = next(packs, None)
                 more = pack is not None
                 if pack is not None:
-                    if not self.slots and ahead.samples:
-                        self._open(ahead.samples)
+                    if not self.slots and self.samples:
+                        self._open(self.samples)
                     ready.extend(pack.done)
                     self._fail(*pack.failed)
             elif free and ready:
@@ -97,7 +106,8 @@ class Run:
         return self.model.prepare(request)
 
     def _slots_for(self, prompt: Prompt) -> int:
-        return self.engine.slots_for(prompt, self.decoding)
+        self.samples = self.engine.slots_for(prompt, self.decoding)
+        return self.samples
 
     def _open(self, slots: int) -> None:
         """Buffers for so many samples at a time."""
@@ -125,6 +135,8 @@ class Run:
                 self._occupy(slot, prefilled)
                 logits[slot] = prefilled.logits
             except Exception as error:
+                if out_of_memory(error):
+                    raise
                 self._vacate(slot)
                 self._fail((prefilled.request, error))
         if logits:
@@ -133,6 +145,8 @@ class Run:
     def _occupy(self, slot: int, prefilled: Prefilled) -> None:
         """Give a prefilled sample a slot; what a step method does with it at once counts as prefill."""
         began, request, decoding = time.perf_counter(), prefilled.request, self.decoding
+        if not prefilled.logits.is_meta and not prefilled.logits.isfinite().all():
+            raise NotFinite(origin([(layer.keys, layer.values) for layer in prefilled.cache]))
         first, evidence = self.prefill.begin(prefilled), Evidence.of(prefilled)
         held = sum(len(part.index) for part in prefilled.segment.held or [])
         back = held + 1 if held else 0  # and the one that may stand for all kept ones
@@ -211,11 +225,22 @@ class Run:
                 if chosen and slot.finish is not None:  # it ended before the others of these steps
                     continue
                 slot.reply.count_step(seconds, done, i)
-                if chosen:
+                if not done.finite[i]:
+                    slot.finish = "error"
+                elif chosen:
                     self._write(slot, done.tokens[i])
         for i, slot in live.items():
-            if slot.evidence and decode.step.seen is not None:  # after the clock has been read
+            if not all(done.finite[i] for done in counted):
+                self._wipe(i, slot)
+            elif slot.evidence and decode.step.seen is not None:  # after the clock has been read
                 slot.evidence.note(partial(self._characters, slot.ids[:-1]), decode.step.seen[i])
+
+    def _wipe(self, i: int, slot: Slot) -> None:
+        """Leave nothing in a slot that is not finite, and fail its sample unless its reply had ended before."""
+        why = self.cache.wipe(i)
+        if slot.finish == "error":
+            self._fail((slot.prefilled.request, NotFinite(f"{why} (decode step {slot.reply.steps})")))
+            self._vacate(i)
 
     def _characters(self, ids: list[int]) -> int:
         return len(self.model.tokenizer.decode(ids))

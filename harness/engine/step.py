@@ -44,6 +44,7 @@ class Step:
         kept: [S, Nv] columns left by prefill; dropped: [S, Nv] layers before which a column is always shown.
         merged, merging: [S] whether the token that stands for all kept ones is shown, in this pass and in the next.
         state: what the step method keeps per slot; generated: [S] steps so far.
+        finite: [S] whether the logits of the last pass are.
         read: [L, S] visual entries read in the last pass; only counted with a step method.
         triggers: [S] slots in which the last pass re-selected.
         seen: [S, Nv + 1] share of the layers in which the last pass read each column; None: nobody asks.
@@ -71,7 +72,7 @@ class Step:
         self.tokens, self.live, self.generated = none(torch.long), none(torch.bool), none(torch.long)
         self.visible, self.decided, self.kept = (none(torch.bool, 0) for _ in range(3))
         self.dropped = none(torch.long, 0)
-        self.merged, self.merging, self.triggers = (none(torch.bool) for _ in range(3))
+        self.merged, self.merging, self.triggers, self.finite = (none(torch.bool) for _ in range(4))
         self.read = torch.zeros(model.info.depth, cache.rows, device=model.device)
         self.seen: Tensor | None = None
         self.state: State = {}
@@ -110,6 +111,7 @@ class Step:
         self.cache.position += self.live
         self.cache.length += self.live
         self.generated += 1
+        self.finite.copy_(logits.isfinite().all(-1))
         if self.greedy:
             self.tokens.copy_(logits.argmax(-1))
         return logits

@@ -228,6 +228,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     resume: Literal["continue", "fresh", "mixed"] = "continue"
+    only: Literal["failed"] | None = None
     record: Literal["kept", "attention"] | None = None
     fail_on_error: float = 0.05
     experiment: str | None = None
@@ -245,6 +246,8 @@ class RunConfig:
             raise InputError(f"fail_on_error must lie in [0, 1], got {self.fail_on_error}")
         if self.resume == "fresh" and self.shard:
             raise InputError("resume=fresh with shard= would delete what other shards wrote")
+        if self.resume == "fresh" and self.only:
+            raise InputError("resume=fresh with only=failed would delete what has not failed")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], choices: Mapping[str, str]) -> RunConfig:

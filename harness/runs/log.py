@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,6 +17,7 @@ import yaml
 
 from harness.runs.errors import InputError
 from harness.runs.lines import IDS, SAMPLE, Kinds, check_config, wrong_field
+from harness.runs.summary import failed
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader; seven times as fast where PyYAML was built with libyaml."""
@@ -40,8 +42,19 @@ class Log:
             say(f"{file.name}: removed a torn last line ({cut} bytes); its sample runs again")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one line; it is safe from the end of this process, however that comes, once this returns."""
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        """Write one line; it is safe from the end of this process, however that comes, once this returns.
+
+        Raises:
+            OSError: it cannot be written, and nothing of it is left behind.
+        """
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        start, written = self._file.seek(0, os.SEEK_END), 0
+        try:
+            while written < len(line):  # a full disk takes part of it first
+                written += self._file.write(line[written:])
+        except OSError:
+            self._file.truncate(start)
+            raise
 
     def close(self) -> None:
         """Let go of the file."""
@@ -69,19 +82,28 @@ def _repair(file: BinaryIO) -> int:
 
 
 def read_log(folder: Path, stem: str = "samples") -> dict[Key, dict[str, Any]]:
-    """First complete line per sample and repeat, over all writers; a last line still being written is passed over."""
+    """Per sample and repeat the first complete line that is no error, else the first, over all writers; a last line
+    still being written is passed over."""
     return dict(iter_log(folder, stem, whole=True))
 
 
 def iter_log(folder: Path, stem: str = "samples", *, whole: bool = False) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """The same, a record at a time; unless they are to be `whole`, samples may lack fields."""
+    """The same, a record at a time; failed samples, whose lines are short, come last. Unless they are to be `whole`,
+    samples may lack fields."""
     seen: set[Key] = set()
+    errors: dict[Key, dict[str, Any]] = {}
     kinds = SAMPLE if stem == "samples" else IDS
     for record in read_lines(folder, stem, kinds, kinds if whole else IDS):
         key = (record["id"], record.get("repeat", 0))
-        if key not in seen:
+        if key in seen:
+            continue
+        if failed(record):
+            errors.setdefault(key, record)
+        else:
             seen.add(key)
+            errors.pop(key, None)
             yield key, record
+    yield from errors.items()
 
 
 def _parse(line: bytes) -> Any:
@@ -139,7 +161,16 @@ def digest(value: Any) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole; readers see the old or the new one."""
+    """Replace a file as a whole; readers see the old or the new one. Raises OSError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether there was no room to write to."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

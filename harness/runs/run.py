@@ -20,14 +20,15 @@ from harness.runs.backend import Backend
 from harness.runs.cells import Cell, budget
 from harness.runs.config import JudgeConfig
 from harness.runs.environment import code_hash, environment
-from harness.runs.errors import InputError
+from harness.runs.errors import InputError, Stopped
 from harness.runs.executors import Executor, Job, make_executor
-from harness.runs.log import Key, Log, read_json, read_log, write_atomically
+from harness.runs.identity import check_identity
+from harness.runs.log import Key, Log, disk_full, read_json, read_log, write_atomically
 from harness.runs.loggers import Curves, Logger, make_logger
 from harness.runs.progress import Display
 from harness.runs.scores import Scorer, ScoreSpec, find_judge, measure, read_scored, score_spec
 from harness.runs.selection import parse_shard, select
-from harness.runs.summary import summarise
+from harness.runs.summary import failed, summarise
 from pruners.none import Blind, NoPruning
 
 BESIDE = (*get_args(Recorded), "evidence_runs")
@@ -82,7 +83,12 @@ class Grid:
 
 
 def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None = None) -> list[Outcome]:
-    """Run cells in their order, the next one as soon as there is room; a failing one does not stop the others."""
+    """Run cells in their order, the next one as soon as there is room; a failing one does not stop the others.
+
+    Raises:
+        InputError: the results folder cannot be written to, or there is no such shard or device.
+        Stopped: the disk is full.
+    """
     config = cells[0].config
     results = Path(config.paths.results)
     check_writable(results)
@@ -92,6 +98,10 @@ def run_cells(cells: Sequence[Cell], backend: Backend, executor: Executor | None
         with Display([cell.name for cell in cells]) as display:
             grid = Grid(backend, devices, make_logger(config.logger, results), display)
             outcomes = {id(outcome.cell): outcome for outcome in _Cells(grid).run(cells, executor)}
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise Stopped(f"no space left for {results}: make room, then the same command goes on from here") from None
     finally:
         executor.close()
     return [outcomes[id(cell)] for cell in cells]
@@ -108,7 +118,7 @@ def check_writable(results: Path) -> None:
         raise InputError(f"results folder {results} is not writable: {error.strerror} (paths.results=...)") from None
 
 
-Steps = Generator[Job, Trace | None, dict[str, Any]]
+Steps = Generator[Job, Trace | None, dict[str, Any] | None]
 
 
 class _Cells:
@@ -153,9 +163,14 @@ class _Cells:
         try:
             return step()
         except StopIteration as stop:
-            display.finish(cell.name, stop.value)
+            if stop.value is None:
+                display.end(cell.name, "no sample has failed, nothing to do")
+            else:
+                display.finish(cell.name, stop.value)
             self.ended.append(Outcome(cell, stop.value))
         except Exception as error:
+            if disk_full(error):  # no other cell could do better
+                raise
             message = str(error) if isinstance(error, InputError | CellFailed) else f"{type(error).__name__}: {error}"
             if not isinstance(error, InputError | CellFailed) and cell.folder.is_dir():
                 write_atomically(cell.folder / "error.txt", traceback.format_exc())
@@ -177,8 +192,12 @@ class CellRun:
         self.spec = score_spec(cell, self.judge)
 
     def steps(self) -> Steps:
-        """Generate what is missing: asks for a job and takes its traces, None behind the last; returns the summary."""
+        """Generate what is missing: asks for a job and takes its traces, None behind the last; returns the summary, or
+        None if `only=failed` finds nothing that has failed."""
         cell, display = self.cell, self.grid.display
+        check_identity(cell)
+        if cell.config.only == "failed" and not self._again():
+            return None
         self.folder.mkdir(parents=True, exist_ok=True)
         if cell.config.resume == "fresh":
             _clear(self.folder)
@@ -193,7 +212,8 @@ class CellRun:
             pending = self._pending(read_log(self.folder, extra) if extra else None)
             self._check_code(bool(pending))
             self._describe(versions, bool(pending))
-            done = [self.records[key] for key in self.wanted if key in self.records]
+            left = set(pending)
+            done = [self.records[key] for key in self.wanted if key in self.records and key not in left]
             display.start(cell.name, len(done), len(done) + len(pending))
             yield from self._generate(pending, done, log, beside, scorer)
             self.records = read_log(self.folder)  # with what other shards have written meanwhile
@@ -207,10 +227,19 @@ class CellRun:
         return self._summary()
 
     def _pending(self, beside: dict[Key, Any] | None) -> list[Key]:
-        """This shard's samples that have no line yet (or nothing recorded beside, where that is asked for)."""
+        """This shard's samples that have no line yet (or nothing recorded beside, where that is asked for); with
+        `only=failed` those whose line is an error."""
         shard, shards = parse_shard(self.cell.config.shard)
+        mine = self.wanted[shard::shards]
+        if self.cell.config.only == "failed":
+            return [key for key in mine if key in self.records and failed(self.records[key])]
         done = self.records.keys() if beside is None else self.records.keys() & beside.keys()
-        return [key for key in self.wanted[shard::shards] if key not in done]
+        return [key for key in mine if key not in done]
+
+    def _again(self) -> list[Key]:
+        """The samples that `only=failed` runs again."""
+        self.records = read_log(self.folder)
+        return self._pending(None)
 
     def _check_code(self, pending: bool) -> None:
         others = sorted({record["code"] for record in self.records.values()} - {self.code})
@@ -243,22 +272,26 @@ class CellRun:
             for record in done:
                 follow(record)
             items: dict[Key, Item] = {}
+            left = dict.fromkeys(pending)
             job = Job(config.model, config.engine, self.cell.pruner, self.cell.decoding, config.record,
                       self._requests(pending, items))  # fmt: skip
             while pending and (trace := (yield job)) is not None:
                 key = (trace.id, trace.repeat)
                 if beside:
                     own = getattr(trace, str(config.record))
-                    beside.append({"id": trace.id, "repeat": trace.repeat, str(config.record): own})
+                    beside.append({"id": trace.id, "repeat": trace.repeat, "finish": trace.finish,
+                                   str(config.record): own})  # fmt: skip
                 record = self._record(trace, items.pop(key))
                 log.append(record)
-                self.records.setdefault(key, record)
+                left.pop(key, None)
+                if key not in self.records or failed(self.records[key]):
+                    self.records[key] = record
                 follow(record)
                 self.grid.display.advance(self.cell.name, curves.means().get("accuracy"))
         finally:
             follower.finish(self._summary())
-        if missing := [key for key in pending if key not in self.records]:
-            raise CellFailed(f"the engine gave no trace for {len(missing)} samples, the first is {missing[0][0]}")
+        if left:
+            raise CellFailed(f"the engine gave no trace for {len(left)} samples, the first is {next(iter(left))[0]}")
 
     def _requests(self, pending: list[Key], items: dict[Key, Item]) -> Iterator[Request]:
         """Requests made when they are taken; their items wait in `items` for the score."""

@@ -99,7 +99,7 @@ def test_identity_holds_what_is_generated_and_nothing_else(cell):
     base = cell("pruner=fastv").hash
     for same in ("limit=3", "subset.mode=first", "engine.slots=2", "engine.feature_cache_mb=1", "executor.gpus=none",
                  "logger=wandb", "seed=5", "record=kept", "resume=mixed", "protocol.thinking=whole", "shard=0/2",
-                 "keep=1/3", "fail_on_error=1", "engine.feature_cache_folder=x",
+                 "keep=1/3", "fail_on_error=1", "only=failed", "engine.feature_cache_folder=x",
                  "engine.feature_cache_disk_mb=9"):  # fmt: skip
         assert cell("pruner=fastv", same).hash == base, same
     for other in ("keep=0.5", "tokens=8", "pruner.layer=3", "benchmark.seed=1", "benchmark.size=39",
