@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from harness.engine.deterministic import NotDeterministic, check
 from harness.engine.features import tensors
 from harness.engine.prefill import Entry, Prefill, Prefilled
 from harness.engine.trace import Request
@@ -147,9 +148,10 @@ def each_alone(
         return [], []
     try:
         return work(items), []
-    except ModelUnavailable:  # no sample could do better
+    except (ModelUnavailable, NotDeterministic):  # no sample could do better
         raise
     except Exception as error:
+        check(error)
         if len(items) == 1:
             return [], [(items[0], error)]
     made, lost = zip(*(each_alone(work, [item]) for item in items), strict=True)

@@ -16,12 +16,13 @@ from torch import Tensor
 from harness.engine.ahead import Ahead, Pack
 from harness.engine.cache import SlotCache
 from harness.engine.decode import Decode
+from harness.engine.deterministic import check
 from harness.engine.evidence import Evidence
 from harness.engine.finish import Reply, finished, make_trace
 from harness.engine.prefill import Prefill, Prefilled
 from harness.engine.sampling import choose
 from harness.engine.trace import Decoding, Finish, Recorded, Request, Trace
-from harness.engine.vision import Vision
+from harness.engine.vision import PIXELS, Vision
 from harness.engine.watch import Watch
 from harness.models.base import Prompt
 from pruners.base import Pruner
@@ -52,13 +53,17 @@ class Run:
     ) -> None:
         self.engine, self.model, self.pruner, self.decoding = engine, engine.model, pruner, decoding
         self.record, self.listen = record, listen
-        self.vision = Vision(engine.model, pruner, engine.features, engine.part)
+        pixels = 0 if engine.fixed_batch else PIXELS
+        self.vision = Vision(engine.model, pruner, engine.features, engine.part, pixels)
         self.shrinks = next((stage for stage in pruner.stages() if "picture" in stage.moments()), None)
         self.unseen = any({"encoder", "cache"} & set(stage.moments()) for stage in pruner.stages())
         self.prefill = Prefill(engine.model, pruner, engine.part, record == "attention")
         self.penalised = decoding.repetition_penalty != 1 or decoding.presence_penalty != 0
         self.greedy = decoding.temperature == 0 and not self.penalised and listen is None
+        acts = any("step" in s.moments() or type(s).bias is not Pruner.bias for s in pruner.stages())
+        self.alone = engine.fixed_batch and acts
         self.slots: list[Slot | None] = []
+        self.room = 0
         self.failed: list[Trace] = []
         self.seen: Tensor | None = None  # [S, V] tokens of prompt or reply, and of the reply alone; for penalties
         self.written: Tensor | None = None
@@ -66,7 +71,7 @@ class Run:
     def traces(self, requests: Iterator[Request]) -> Iterator[Trace]:
         """Traces as samples finish or fail."""
         engine = self.engine
-        ahead = Ahead(requests, self._prepare, self.vision, self.prefill, self._slots_for, engine.ahead)
+        ahead = Ahead(requests, self._prepare, self.vision, self.prefill, self._pack_for, engine.ahead)
         packs: Iterator[Pack] = iter(ahead)
         ready: deque[Prefilled] = deque()
         more = True
@@ -77,7 +82,7 @@ class Run:
                 more = pack is not None
                 if pack is not None:
                     if not self.slots and ahead.samples:
-                        self._open(ahead.samples)
+                        self._open(self.room)
                     ready.extend(pack.done)
                     self._fail(*pack.failed)
             elif free and ready:
@@ -96,8 +101,10 @@ class Run:
             return self.model.prepare_shrunk(request, self.shrinks.at_picture)
         return self.model.prepare(request)
 
-    def _slots_for(self, prompt: Prompt) -> int:
-        return self.engine.slots_for(prompt, self.decoding)
+    def _pack_for(self, prompt: Prompt) -> int:
+        """Samples that are prefilled together; settles the number of slots."""
+        self.room = 1 if self.alone else self.engine.slots_for(prompt, self.decoding)
+        return 1 if self.engine.fixed_batch else self.room
 
     def _open(self, slots: int) -> None:
         """Buffers for so many samples at a time."""
@@ -105,7 +112,7 @@ class Run:
         self.slots = [None] * slots
         self.cache = SlotCache(self.model.dims, self.model.axes, slots, device, self.model.dtype)
         self.decode = Decode(self.model, self.cache, self.pruner, engine.part, engine.compiled, engine.captured)
-        self.decode.step.greedy = self.greedy
+        self.decode.step.greedy, self.decode.step.each = self.greedy, engine.fixed_batch and not self.alone
         if self.record == "attention":
             self.decode.step.watch = Watch(self.model.info.depth, self.cache.rows, device)
         if self.penalised:
@@ -119,12 +126,15 @@ class Run:
 
     def _admit(self, samples: dict[int, Prefilled]) -> None:
         """Give prefilled samples their slots, and choose their first tokens."""
+        if self.alone:
+            self._open(self.room)  # buffers are as wide as the widest sample so far
         logits: dict[int, Tensor] = {}
         for slot, prefilled in samples.items():
             try:
                 self._occupy(slot, prefilled)
                 logits[slot] = prefilled.logits
             except Exception as error:
+                check(error)
                 self._vacate(slot)
                 self._fail((prefilled.request, error))
         if logits:

@@ -102,10 +102,15 @@ class SubsetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the engine works; nothing of it but `attention` may change results, but for the rounding of other shapes."""
+    """How the engine works; nothing of it but `attention` may change results, but for the rounding of other shapes.
+
+    So `fixed_batch` and `deterministic`, too, choose among roundings alone, as `slots` does, and are in no identity.
+    """
 
     slots: int | None = None
     compiled: bool | None = None
+    fixed_batch: bool = False
+    deterministic: bool = False
     ahead: bool = True
     feature_cache_mb: int = 512
     feature_cache_folder: str | None = None
