@@ -202,6 +202,7 @@ class RunConfig:
     limit: int | None = None
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     repeats: int = 1
+    seeds: tuple[int, ...] | None = None
     shard: str | None = None
     seed: int = 0
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -220,8 +221,17 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        if self.seeds is not None and self.repeats != 1:
+            raise InputError("repeats=n is seeds=[0, ..., n-1]; give one of them")
+        if self.seeds is not None and (not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds)):
+            raise InputError(f"seeds must be different whole numbers from 0 on, got {list(self.seeds)}")
         if self.resume == "fresh" and self.shard:
             raise InputError("resume=fresh with shard= would delete what other shards wrote")
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """Number of each reply to a sample, which with `seed` and the sample's id seeds what it draws."""
+        return tuple(range(self.repeats)) if self.seeds is None else self.seeds
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], choices: Mapping[str, str]) -> RunConfig:

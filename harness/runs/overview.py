@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from harness.runs.cells import Cell
 
 Row = dict[str, Any]
+REPEAT = "repeat.json"
+"""What `vtpbench repeat` keeps in the folder of a cell."""
 
 
 def status_rows(results: Path) -> list[Row]:
@@ -47,12 +50,12 @@ def plan_rows(cells: Sequence[Cell]) -> list[Row]:
         items, config = cell.benchmark.outlines(), cell.config
         wanted = {items[i].id for i in select(items, config.limit, config.subset)}
         records = read_log(cell.folder)
-        done = sum(sample in wanted and repeat < config.repeats for sample, repeat in records)
-        rest = len(wanted) * config.repeats - done
+        done = sum(sample in wanted and repeat in config.draws for sample, repeat in records)
+        rest = len(wanted) * len(config.draws) - done
         model, benchmark, method = cell.name.split("/")[:3]
         cost = known.get((model, benchmark, method)) or known.get((model, benchmark))
         rows.append({
-            "cell": cell.name, "samples": len(wanted) * config.repeats, "done": done,
+            "cell": cell.name, "samples": len(wanted) * len(config.draws), "done": done,
             "seconds": rest * cost[0] if cost else None, "tflops": rest * cost[1] if cost else None,
             **(_judging(cell, wanted) if judged else {}),
         })  # fmt: skip
@@ -70,8 +73,8 @@ def _judging(cell: Cell, wanted: set[str]) -> Row:
     spec = score_spec(cell, find_judge(cell.config.judge, Path(cell.config.paths.results)))
     known = read_scored(cell.folder, spec).items()
     settled = [key for key, record in known if failed(record) or record["value"] is not None]
-    done = sum(sample in wanted and repeat < cell.config.repeats for sample, repeat in settled)
-    samples = len(wanted) * cell.config.repeats - done
+    done = sum(sample in wanted and repeat in cell.config.draws for sample, repeat in settled)
+    samples = len(wanted) * len(cell.config.draws) - done
     calls, _, dollars = cost(cell.config.judge, samples * scoring.CALLS.get(spec.scoring.rule, 1))
     return {"judge_calls": calls, "judge_usd": dollars}
 
@@ -112,7 +115,18 @@ def diff(left: Path, right: Path) -> list[str]:
     ):
         names = ", ".join(x["id"] for x in found[:10])
         lines.append(f"{title} (or better): {len(found)}{f' ({names})' if names else ''}")
+    for title, folder in (("first", left), ("second", right)):
+        if not math.isnan(share := read_noise(folder)):
+            lines.append(f"answers that flip when the {title} runs again: {100 * share:.1f} %")
     return lines
+
+
+def read_noise(folder: Path) -> float:
+    """The noise floor that `vtpbench repeat` found for a cell: a share of its samples, NaN if it was not measured."""
+    try:
+        return float(json.loads((folder / REPEAT).read_text())["noise"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.nan
 
 
 def read_summary(file: Path) -> dict[str, Any]:
