@@ -69,7 +69,11 @@ def samples(folder: Path, cell: Cell, limit: int | None) -> list[Key]:
 
 
 def runs(folder: Path, cell: Cell, backend: Backend, keys: Sequence[Key], n: int, slots: Sequence[int]) -> list[Run]:
-    """The cell run n times with each number of slots, those of the first number first."""
+    """The cell run n times with each number of slots, those of the first number first.
+
+    Raises:
+        InputError: the model cannot be had, or the engine broke.
+    """
     config = cell.config
     executor = make_executor(backend, find_devices(config.executor.gpus))
     spec, found = ScoreSpec.read(folder), list[Run]()
@@ -87,6 +91,8 @@ def runs(folder: Path, cell: Cell, backend: Backend, keys: Sequence[Key], n: int
                     display.advance(None)
                 display.say(f"{number} slots: {len(replies)} of {len(keys)} samples")
                 found.append(replies)
+    except RuntimeError as error:  # a worker's, or what cannot be deterministic
+        raise InputError(f"{cell.name}: {error}") from error
     finally:
         executor.close()
     return found

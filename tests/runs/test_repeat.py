@@ -142,6 +142,11 @@ def test_a_model_that_cannot_be_loaded(folder: Path, capsys: pytest.CaptureFixtu
     assert "/nowhere/at/all" in error and error.count("\n") == 1
 
 
+def test_an_engine_that_breaks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repeat", str(folder)], FakeBackend(breaks_at=3)) == 2
+    assert "the engine is broken" in capsys.readouterr().err and not (folder / "repeat.json").exists()
+
+
 def test_rates_against_brute_force() -> None:
     """Over all pairs of runs, sample by sample; failed samples are in no run."""
     rng = random.Random(3)
