@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import cli_tables
+from harness import cli_repeat, cli_tables
 from harness.benchmarks.errors import DataError
 from harness.cli_efficiency import EPILOGS, efficiency
 from harness.cli_plan import EPILOGS as PLAN_EPILOGS
@@ -38,7 +38,7 @@ Commas, range() and glob() span a grid. The same command again finishes what is 
 """
 
 ARGUMENTS = {
-    "diff": "FOLDER", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
+    "diff": "FOLDER", "repeat": "FOLDER or key=value", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
     "analyze": "KIND or key=value", "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
 }  # fmt: skip
 Verb = Callable[[argparse.Namespace, "Backend | None"], int]
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", plan, "show the cells of a grid, what is done and what the rest will cost"),
         ("score", score, "score stored replies again: another rule (rule=), or a judge (judge=)"),
         ("export", export, "write stored replies in another kit's format (to=vlmevalkit or to=lmms_eval)"),
+        ("repeat", cli_repeat.repeat, "run a cell n= times again with slots=, and count the answers that flip"),
         ("check", check, "check a benchmark's data: schema, revision, number of rows"),
         ("fit", fit, "find FitPrune's schedule or VTW's layer on limit= samples (16); out=FILE keeps it"),
         ("efficiency", efficiency, "measure what methods save at a given length, beside the unpruned model"),
@@ -113,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        description, epilog = f"{text[0].upper()}{text[1:]}.", (cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS).get(name)
+        epilogs = cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS
+        description, epilog = f"{text[0].upper()}{text[1:]}.", epilogs.get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
         sub.add_argument("--config-dir", action="append", default=[], help="a folder with groups of your own")

@@ -28,7 +28,7 @@ LEADERBOARD_KEYS = RESULTS | {
 PIVOT_KEYS = {
     "rows": "what the rows are (method); as with the next three, ? lists what there is",
     "cols": "what the columns are (benchmark)",
-    "metric": "what the cells hold (accuracy)",
+    "metric": "what the cells hold (accuracy); of several replies to a sample also pass@k and mean@k",
     "budget": "what puts methods into bands of equal budget (ret_nominal)",
 }
 PUBLISHED_KEYS = {"benchmark": "the only benchmark to show"} | TO

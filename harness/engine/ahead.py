@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from harness.engine.deterministic import NotDeterministic, check
 from harness.engine.features import tensors
 from harness.engine.memory import out_of_memory
 from harness.engine.prefill import Entry, Prefill, Prefilled
@@ -153,8 +154,11 @@ def each_alone(
         return [], []
     try:
         return work(items), []
+    except (ModelUnavailable, NotDeterministic):  # no sample could do better
+        raise
     except Exception as error:
-        if isinstance(error, ModelUnavailable) or out_of_memory(error):
+        check(error)
+        if out_of_memory(error):
             raise
         if len(items) == 1:
             return [], [(items[0], error)]

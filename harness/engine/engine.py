@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from harness.accounting.kv import slot_bytes
+from harness.engine.deterministic import require, steadily
 from harness.engine.features import FeatureCache
 from harness.engine.memory import Unanswered, out_of_memory
 from harness.engine.parts import Part, ignore
@@ -35,20 +36,37 @@ class Engine:
         ahead: work on the next samples in the background; never with a profiler, nor without values (meta).
         compiled: let torch compile decode steps; None: on a GPU, where they are also captured in graphs.
         at_once: greedy decode steps between looks at what they did; None: 8 on a GPU, 1 on a CPU.
+        fixed_batch: give a sample the same bits whoever else is run. Towers and prefill then take samples one by one,
+            in this thread; a step has as many rows as ever, and each attends by itself. Methods that act in steps, on
+            whose buffers others leave their sizes, get one slot. Nothing is compiled.
+        deterministic: allow torch no kernel that may round otherwise when it runs again.
+
+    Raises:
+        ValueError: options that contradict each other.
+        NotDeterministic: the environment does not let cuBLAS be deterministic.
     """
 
     def __init__(
         self, model: Model, *, slots: int | None = None, feature_cache_mb: int = 512, part: Part = ignore,
         ahead: bool = True, compiled: bool | None = None, at_once: int | None = None,
-        feature_cache_folder: Path | None = None, feature_cache_disk_mb: int = 32768,
+        feature_cache_folder: Path | None = None, feature_cache_disk_mb: int = 32768, fixed_batch: bool = False,
+        deterministic: bool = False,
     ) -> None:  # fmt: skip
         if slots is not None and slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self.model, self.slots, self.part = model, slots, part
+        self.fixed_batch, self.deterministic = fixed_batch, deterministic
         gpu = model.device.type == "cuda"
-        self.compiled, self.captured = gpu if compiled is None else compiled, gpu
+        if fixed_batch and compiled:
+            raise ValueError("fixed_batch and compiled contradict each other: attention then is a loop over slots")
+        if fixed_batch and gpu and slots is None:
+            raise ValueError("fixed_batch needs slots: how many fit in what a GPU has free changes from run to run")
+        if deterministic:
+            require(model.device)
+        fast = gpu and not fixed_batch
+        self.compiled, self.captured = fast if compiled is None else compiled, fast
         self.at_once = at_once or (8 if gpu else 1)
-        self.ahead = ahead and part is ignore and model.device.type != "meta"
+        self.ahead = ahead and not fixed_batch and part is ignore and model.device.type != "meta"
         files = Spill(feature_cache_folder, feature_cache_disk_mb << 20) if feature_cache_folder else None
         self.features = FeatureCache(feature_cache_mb << 20, files)
         self.prompts = PromptCache((feature_cache_mb << 20) // 4)
@@ -70,13 +88,15 @@ class Engine:
         Raises:
             PrunerError: the method cannot act on this model.
             ModelUnavailable: it needs a part of the model that is loaded on demand and cannot be.
+            NotDeterministic: it, or the model, needs what torch cannot do deterministically here.
         """
         pruner.check(self.model.info)
         pruner, rest = pruner.resolved(self.model.info), Unanswered(iter(requests))
         while True:
             run = Run(self, pruner, decoding, record, listen)
             try:
-                for trace in run.traces(rest):
+                traces = run.traces(rest)
+                for trace in steadily(traces) if self.deterministic else traces:
                     rest.answered(trace)
                     yield trace
                 return

@@ -17,13 +17,14 @@ from torch import Tensor
 from harness.engine.ahead import Ahead, Pack
 from harness.engine.cache import SlotCache, origin
 from harness.engine.decode import Decode
+from harness.engine.deterministic import check
 from harness.engine.evidence import Evidence
 from harness.engine.finish import Reply, finished, make_trace
 from harness.engine.memory import out_of_memory
 from harness.engine.prefill import Prefill, Prefilled
 from harness.engine.sampling import choose
 from harness.engine.trace import Decoding, Finish, Recorded, Request, Trace
-from harness.engine.vision import Vision
+from harness.engine.vision import PIXELS, Vision
 from harness.engine.watch import Watch
 from harness.models.base import Prompt
 from pruners.base import Pruner
@@ -58,12 +59,15 @@ class Run:
     ) -> None:
         self.engine, self.model, self.pruner, self.decoding = engine, engine.model, pruner, decoding
         self.record, self.listen = record, listen
-        self.vision = Vision(engine.model, pruner, engine.features, engine.part)
+        pixels = 0 if engine.fixed_batch else PIXELS
+        self.vision = Vision(engine.model, pruner, engine.features, engine.part, pixels)
         self.shrinks = next((stage for stage in pruner.stages() if "picture" in stage.moments()), None)
         self.unseen = any({"encoder", "cache"} & set(stage.moments()) for stage in pruner.stages())
         self.prefill = Prefill(engine.model, pruner, engine.part, record == "attention")
         self.penalised = decoding.repetition_penalty != 1 or decoding.presence_penalty != 0
         self.greedy = decoding.temperature == 0 and not self.penalised and listen is None
+        acts = any("step" in s.moments() or type(s).bias is not Pruner.bias for s in pruner.stages())
+        self.alone = engine.fixed_batch and acts
         self.samples = 0  # at a time; known with the first prompt
         self.slots: list[Slot | None] = []
         self.failed: list[Trace] = []
@@ -72,7 +76,7 @@ class Run:
 
     def traces(self, requests: Iterator[Request]) -> Iterator[Trace]:
         """Traces as samples finish or fail."""
-        ahead = Ahead(requests, self._prepare, self.vision, self.prefill, self._slots_for, self.engine.ahead)
+        ahead = Ahead(requests, self._prepare, self.vision, self.prefill, self._pack_for, self.engine.ahead)
         with closing(iter(ahead)) as packs:  # nothing goes on in the background once this has ended
             yield from self._traces(packs)
 
@@ -105,9 +109,10 @@ class Run:
             return self.model.prepare_shrunk(request, self.shrinks.at_picture)
         return self.model.prepare(request)
 
-    def _slots_for(self, prompt: Prompt) -> int:
-        self.samples = self.engine.slots_for(prompt, self.decoding)
-        return self.samples
+    def _pack_for(self, prompt: Prompt) -> int:
+        """Samples that are prefilled together; settles the number of slots."""
+        self.samples = 1 if self.alone else self.engine.slots_for(prompt, self.decoding)
+        return 1 if self.engine.fixed_batch else self.samples
 
     def _open(self, slots: int) -> None:
         """Buffers for so many samples at a time."""
@@ -115,7 +120,7 @@ class Run:
         self.slots = [None] * slots
         self.cache = SlotCache(self.model.dims, self.model.axes, slots, device, self.model.dtype)
         self.decode = Decode(self.model, self.cache, self.pruner, engine.part, engine.compiled, engine.captured)
-        self.decode.step.greedy = self.greedy
+        self.decode.step.greedy, self.decode.step.each = self.greedy, engine.fixed_batch and not self.alone
         if self.record == "attention":
             self.decode.step.watch = Watch(self.model.info.depth, self.cache.rows, device)
         if self.penalised:
@@ -129,12 +134,15 @@ class Run:
 
     def _admit(self, samples: dict[int, Prefilled]) -> None:
         """Give prefilled samples their slots, and choose their first tokens."""
+        if self.alone:
+            self._open(self.samples)  # buffers are as wide as the widest sample so far
         logits: dict[int, Tensor] = {}
         for slot, prefilled in samples.items():
             try:
                 self._occupy(slot, prefilled)
                 logits[slot] = prefilled.logits
             except Exception as error:
+                check(error)
                 if out_of_memory(error):
                     raise
                 self._vacate(slot)

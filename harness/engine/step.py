@@ -50,7 +50,8 @@ class Step:
         seen: [S, Nv + 1] share of the layers in which the last pass read each column; None: nobody asks.
         view, query: what the step method saw in the last pass, and the query [S, H, 1, d] there; merges: whether it
             ever shows the token that stands for all kept ones.
-        greedy: the step also chooses its tokens itself.
+        greedy: the step also chooses its tokens itself; each: slots attend one by one, for the same bits whatever the
+            others' lengths.
         watch: follows what every layer's new tokens look at; None: nobody does.
     """
 
@@ -82,7 +83,7 @@ class Step:
         self.watch: Watch | None = None
         d = model.dims
         self.varlen = works(model.device, model.dtype, d.heads, d.kv_heads, d.head_dim)
-        self.from_layer, self.greedy = 0, False
+        self.from_layer, self.greedy, self.each = 0, False, False
         self.longest: Sequence[int] = ()
         self.text = 0
         self.compact: Compact | None = None
@@ -135,6 +136,8 @@ class Step:
             logits = step_logits(query, entries.keys[:, :, :n]) + (0 if bias is None else bias[:, :, 0])
             hidden = ~valid.repeat_interleave(logits.shape[1] // valid.shape[1], 1)
             self.watch.look(logits.masked_fill(hidden, -torch.inf), entries.column[:, :, :n])
+        if self.each:
+            return self._one_by_one(layer, entries, query)
         hides = self.stepper is not None or bias is not None
         if self.varlen and not hides:
             return slotted(query, entries.keys, entries.values, entries.length + 1, n)
@@ -144,6 +147,14 @@ class Step:
         heads = entries.keys.shape[1]
         out = sdpa(grouped(query, heads), keys, values, mask)
         return out.transpose(1, 2).reshape(query.shape[0], 1, query.shape[1], -1)  # [S, G, Hkv, d] -> [S, 1, H, d]
+
+    def _one_by_one(self, layer: int, entries: Layer, query: Tensor) -> Tensor:
+        """Attention of every slot in shapes of its own."""
+        queries, rows = grouped(query, entries.keys.shape[1]), []
+        for slot, n in enumerate(self.cache.lengths[layer].tolist()):
+            own = slice(slot, slot + 1)
+            rows.append(sdpa(queries[own], entries.keys[own, :, : n + 1], entries.values[own, :, : n + 1]))
+        return torch.cat(rows).transpose(1, 2).reshape(query.shape[0], 1, query.shape[1], -1)
 
     def _shown(self, layer: int, entries: Layer, n: int) -> Tensor:
         """[S, Hkv or 1, n] entries that may be read: text always, visual ones where the step method shows them."""

@@ -26,10 +26,14 @@ PIXELS = 1 << 25
 
 
 class Vision:
-    """Runs the tower for one method, through the cache unless the method acts inside the tower."""
+    """Runs the tower for one method, through the cache unless the method acts inside the tower.
 
-    def __init__(self, model: Model, pruner: Pruner, cache: FeatureCache, part: Part) -> None:
-        self.model, self.cache, self.part = model, cache, part
+    Args:
+        pixels: values that go through it together; 0: pictures go one by one.
+    """
+
+    def __init__(self, model: Model, pruner: Pruner, cache: FeatureCache, part: Part, pixels: int = PIXELS) -> None:
+        self.model, self.cache, self.part, self.pixels = model, cache, part, pixels
         self.stages = [s for s in pruner.stages() if "encoder" in s.moments()]
         self.biased = [s for s in pruner.stages() if type(s).tower_bias is not Pruner.tower_bias]
         self.signals = tuple(
@@ -59,7 +63,7 @@ class Vision:
             for (_, prompt), own in zip(prompts, names, strict=True):
                 if prompt.again is not None and lacking & set(own):
                     pictures |= whole(prompt.again(), own)
-            for batch in batches({name: pictures[name] for name in found if name in lacking}):
+            for batch in batches({name: pictures[name] for name in found if name in lacking}, self.pixels):
                 found |= self._made(batch)
             return [[self._own(found[name]) for name in own] for own in names]
 
@@ -134,7 +138,7 @@ def whole(prompt: Prompt, keys: Sequence[str]) -> dict[str, PictureInput]:
     return dict(zip(keys, prompt.pictures, strict=True))
 
 
-def batches(pictures: Mapping[str, PictureInput]) -> Iterator[dict[str, PictureInput]]:
+def batches(pictures: Mapping[str, PictureInput], most: int = PIXELS) -> Iterator[dict[str, PictureInput]]:
     """Pictures that can go through the tower together: of one grid, or made of crops of one size."""
     groups: dict[object, list[str]] = {}
     for name, picture in pictures.items():
@@ -143,7 +147,7 @@ def batches(pictures: Mapping[str, PictureInput]) -> Iterator[dict[str, PictureI
     for names in groups.values():
         batch: dict[str, PictureInput] = {}
         for name in names:
-            if batch and sum(p.pixels.numel() for p in batch.values()) + pictures[name].pixels.numel() > PIXELS:
+            if batch and sum(p.pixels.numel() for p in batch.values()) + pictures[name].pixels.numel() > most:
                 yield batch
                 batch = {}
             batch[name] = pictures[name]

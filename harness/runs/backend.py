@@ -76,6 +76,7 @@ class TorchBackend:
         """Loads the weights."""
         from harness.compat import logging
         from harness.engine import Engine as TorchEngine
+        from harness.engine.deterministic import NotDeterministic
         from harness.models import ModelUnavailable, load_model
 
         logging.disable_progress_bar()
@@ -87,19 +88,26 @@ class TorchBackend:
         except ModelUnavailable as error:
             raise InputError(str(error)) from None
         given = config.feature_cache_folder
-        folder = Path(given).expanduser() / self._shelf(model, device) if given else None
-        return TorchEngine(
-            loaded,
-            slots=config.slots,
-            compiled=config.compiled,
-            ahead=config.ahead,
-            feature_cache_mb=config.feature_cache_mb,
-            feature_cache_folder=folder,
-            feature_cache_disk_mb=config.feature_cache_disk_mb,
-        )
+        folder = Path(given).expanduser() / self._shelf(model, config, device) if given else None
+        try:
+            return TorchEngine(
+                loaded,
+                slots=config.slots,
+                compiled=config.compiled,
+                fixed_batch=config.fixed_batch,
+                deterministic=config.deterministic,
+                ahead=config.ahead,
+                feature_cache_mb=config.feature_cache_mb,
+                feature_cache_folder=folder,
+                feature_cache_disk_mb=config.feature_cache_disk_mb,
+            )
+        except (NotDeterministic, ValueError) as error:
+            raise InputError(str(error)) from None
 
-    def _shelf(self, model: ModelConfig, device: str) -> str:
+    def _shelf(self, model: ModelConfig, config: EngineConfig, device: str) -> str:
         """Names what vision features depend on, pictures apart."""
         wanted = ("path", "revision", "family", "dtype", "weights", *model.options)
         on = {name: getattr(model, name) for name in wanted} | self.files(model) | self.versions()
+        on |= {"fixed_batch": True} if config.fixed_batch else {}  # pictures that went alone are rounded as such
+        on |= {"deterministic": True} if config.deterministic else {}
         return digest(on | {"device": device.partition(":")[0]})[:16]

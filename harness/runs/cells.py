@@ -95,7 +95,7 @@ class Resolver:
             try:
                 config = parse_config(item)
                 cell = self.cell(config)
-                cells.setdefault((cell.hash, config.limit, config.subset, config.repeats), cell)
+                cells.setdefault((cell.hash, config.limit, config.subset, config.draws), cell)
             except Skip as skip:
                 skipped.append((_label(item.choices), str(skip)))
         if not cells:
@@ -116,8 +116,9 @@ class Resolver:
         except PrunerError as error:
             raise Skip(str(error)) from None
         decoding = make_decoding(config, longest)
-        if decoding.temperature == 0 and config.repeats > 1:
-            raise InputError("repeats= needs protocol.temperature > 0: greedy replies are all the same")
+        if decoding.temperature == 0 and config.draws != (0,):
+            asked = "repeats" if config.seeds is None else "seeds"
+            raise InputError(f"{asked}= needs protocol.temperature > 0: greedy replies are all the same")
         identity = _identity(config, pruner, benchmark, decoding, files)
         return Cell(config, pruner, benchmark, decoding, identity, _name(config, pruner, decoding, identity))
 

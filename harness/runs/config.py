@@ -110,10 +110,15 @@ class SubsetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the engine works; nothing of it but `attention` may change results, but for the rounding of other shapes."""
+    """How the engine works; nothing of it but `attention` may change results, but for the rounding of other shapes.
+
+    So `fixed_batch` and `deterministic`, too, choose among roundings alone, as `slots` does, and are in no identity.
+    """
 
     slots: int | None = None
     compiled: bool | None = None
+    fixed_batch: bool = False
+    deterministic: bool = False
     ahead: bool = True
     feature_cache_mb: int = 512
     feature_cache_folder: str | None = None
@@ -223,6 +228,7 @@ class RunConfig:
     limit: int | None = None
     subset: SubsetConfig = field(default_factory=SubsetConfig)
     repeats: int = 1
+    seeds: tuple[int, ...] | None = None
     shard: str | None = None
     seed: int = 0
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -244,10 +250,19 @@ class RunConfig:
                 raise InputError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.fail_on_error <= 1:
             raise InputError(f"fail_on_error must lie in [0, 1], got {self.fail_on_error}")
+        if self.seeds is not None and self.repeats != 1:
+            raise InputError("repeats=n is seeds=[0, ..., n-1]; give one of them")
+        if self.seeds is not None and (not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds)):
+            raise InputError(f"seeds must be different whole numbers from 0 on, got {list(self.seeds)}")
         if self.resume == "fresh" and self.shard:
             raise InputError("resume=fresh with shard= would delete what other shards wrote")
         if self.resume == "fresh" and self.only:
             raise InputError("resume=fresh with only=failed would delete what has not failed")
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """Number of each reply to a sample, which with `seed` and the sample's id seeds what it draws."""
+        return tuple(range(self.repeats)) if self.seeds is None else self.seeds
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], choices: Mapping[str, str]) -> RunConfig:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.runs.log import read_config, read_json
 from harness.runs.scores import ScoreSpec, read_scored
 from harness.runs.summary import failed, summarise
 from harness.runs.typed import flatten
 
-if TYPE_CHECKING:
-    pass
-
 Row = dict[str, Any]
+REPEAT = "repeat.json"
+"""What `vtpbench repeat` keeps in the folder of a cell."""
 
 
 def status_rows(results: Path) -> list[Row]:
@@ -52,7 +53,18 @@ def diff(left: Path, right: Path) -> list[str]:
     ):
         names = ", ".join(x["id"] for x in found[:10])
         lines.append(f"{title} (or better): {len(found)}{f' ({names})' if names else ''}")
+    for title, folder in (("first", left), ("second", right)):
+        if not math.isnan(share := read_noise(folder)):
+            lines.append(f"answers that flip when the {title} runs again: {100 * share:.1f} %")
     return lines
+
+
+def read_noise(folder: Path) -> float:
+    """The noise floor that `vtpbench repeat` found for a cell: a share of its samples, NaN if it was not measured."""
+    try:
+        return float(json.loads((folder / REPEAT).read_text())["noise"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.nan
 
 
 def read_summary(file: Path) -> dict[str, Any]:

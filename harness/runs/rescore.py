@@ -14,6 +14,7 @@ import yaml
 from harness.benchmarks import scoring
 from harness.benchmarks.base import Scoring
 from harness.benchmarks.judge import Judge
+from harness.runs.at_k import at_k
 from harness.runs.compose import Configs, compose_all
 from harness.runs.config import JudgeConfig
 from harness.runs.errors import InputError
@@ -105,6 +106,8 @@ def _summarised(folder: Path, spec: ScoreSpec, plain: dict[str, Any], errors: li
     new = summarise(records, plain.get("keep"), plain.get("tokens")) | {"scoring": spec.stem, "metrics": metrics}
     new["ret_nominal"] = old.get("ret_nominal", new["ret_nominal"])
     new["selected"] = max(old.get("selected", 0), len(records))
+    if "repeated" in old:
+        new["repeated"] = at_k(records, old["repeated"]["replies"])
     new["complete"], new["failure_rate"] = new["selected"] == len(records), new["failures"] / max(1, len(records))
     before = plain["scoring"]
     changed = [f"benchmark.{key}" for key in CHANGES if before[key] != spec.plain()[key]]

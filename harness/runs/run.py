@@ -16,6 +16,7 @@ import yaml
 from harness.benchmarks.base import Item
 from harness.benchmarks.judge import Judge
 from harness.engine.trace import Recorded, Request, Trace
+from harness.runs.at_k import at_k
 from harness.runs.backend import Backend
 from harness.runs.cells import Cell, budget
 from harness.runs.config import JudgeConfig
@@ -186,7 +187,7 @@ class CellRun:
     def __init__(self, cell: Cell, grid: Grid) -> None:
         self.cell, self.grid, self.folder = cell, grid, cell.folder
         self.chosen = grid.chosen(cell)
-        self.wanted = [(sample, repeat) for repeat in range(cell.config.repeats) for sample in self.chosen]
+        self.wanted = [(sample, repeat) for repeat in cell.config.draws for sample in self.chosen]
         self.records: dict[Key, dict[str, Any]] = {}
         self.judge = grid.judge(cell)
         self.spec = score_spec(cell, self.judge)
@@ -313,7 +314,9 @@ class CellRun:
     def _export_kept(self) -> None:
         """kept.jsonl: one line per sample in order, as `pruner=replay` reads it."""
         kept = read_log(self.folder, "kept")
-        lines = [json.dumps(kept[key]) + "\n" for key in self.wanted if key in kept and key[1] == 0]
+        lines = [
+            json.dumps(kept[key]) + "\n" for key in self.wanted if key in kept and key[1] == self.cell.config.draws[0]
+        ]
         write_atomically(self.folder / "kept.jsonl", "".join(lines))
 
     def partial_summary(self) -> dict[str, Any] | None:
@@ -328,6 +331,8 @@ class CellRun:
             "selected": len(self.wanted), "complete": len(done) == len(self.wanted),
             "codes": sorted({record["code"] for record in done}),
         }  # fmt: skip
+        if (replies := len(self.cell.config.draws)) > 1:
+            summary["repeated"] = at_k(done, replies)
         summary["failure_rate"] = summary["failures"] / len(done) if done else 0.0
         if first := next((record["error"] for record in done if record.get("error")), None):
             summary["first_error"] = first
@@ -365,6 +370,7 @@ def _clear(folder: Path) -> None:
         "kept*.jsonl",
         "attention-*.jsonl",
         "summary.json",
+        "repeat.json",
         "environment.json",
         "curves.csv",
         "error.txt",

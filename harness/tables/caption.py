@@ -31,6 +31,7 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
             ),
             *power(frame, margin),
         ]
+    out += noise(frame)
     if small.any():
         out += ["(n): pairs, where fewer than N samples were common to both cells."]
     if uneven.any():
@@ -55,6 +56,16 @@ def notes(frame: pd.DataFrame, margin: float, against: str) -> tuple[str, ...]:
     if frame.title.str.contains("self-test").any():
         out += ["Self-test: made pictures and a tiny model; says that the harness works, not which method is best."]
     return (*out, "-: not defined, nothing finished, or nothing to compare with.")
+
+
+def noise(frame: pd.DataFrame) -> list[str]:
+    """What was found by running cells again."""
+    if "noise" not in frame or frame.noise.isna().all():  # as in what was stored before it was known
+        return []
+    return [
+        "Flips: % of samples whose answer changes when the same cell runs again (vtpbench repeat), the larger of "
+        "repeats and batch shapes; a difference below it may be rounding."
+    ]
 
 
 def power(frame: pd.DataFrame, margin: float) -> list[str]:

@@ -65,11 +65,13 @@ def _comparison(brief: bool, rows: Sequence[Row]) -> list[Column]:
     ends = "± 95 %" if brief else "[95 %]"
     metric = rows[0]["metric"]
     special = Column((f"{metric} %", ends), lambda row: interval(row, "metric_value", "{:.1f}", brief), COMPARISON)
+    noise = [Column(("noise", "flips %"), lambda row: percent(row["noise"]), COMPARISON)]
     return [
         Column(("", "N"), lambda row: str(row["n"]), COMPARISON),
         *([] if metric == "mean" else [special]),
         Column(("accuracy %", ends), lambda row: interval(row, "accuracy", "{:.1f}", brief), COMPARISON),
         Column(("Δ points", ends), lambda row: difference(row, brief), COMPARISON),
+        *(noise if any(not math.isnan(row.get("noise", math.nan)) for row in rows) else []),
         Column(("p", "Holm"), lambda row: _p(row["p_holm"]), COMPARISON),
         Column(("", "verdict"), lambda row: or_none(row["verdict"], str), COMPARISON, left=True),
     ]

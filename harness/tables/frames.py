@@ -80,7 +80,7 @@ def load(
     Raises:
         InputError: a log is damaged; as TablesError: no cell is there, or none has such a name.
     """
-    sources = _sources(results.parent if _is_runs(results) else results, models, benchmarks)
+    sources = _sources(runs_folder(results).parent, models, benchmarks)
     if not text:
         read_all(sources)
     tables = [source.replies() if text else source.samples() for source in sources]
@@ -101,8 +101,9 @@ def varying(dicts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(f"{k.rpartition('.')[2]}={f[k]}" for k in keys if k in f) for f in flat]
 
 
-def _is_runs(folder: Path) -> bool:
-    return folder.name == "runs" and not (folder / "runs").is_dir()
+def runs_folder(results: Path) -> Path:
+    """The `runs` folder of a results folder, or that folder itself."""
+    return results if results.name == "runs" and not (results / "runs").is_dir() else results / "runs"
 
 
 def _sources(results: Path, models: Sequence[str], benchmarks: Sequence[str]) -> list[Source]:

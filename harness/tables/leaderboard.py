@@ -11,10 +11,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from harness.runs.overview import read_noise
 from harness.tables import caption, render
+from harness.tables.at_k import collapsed
 from harness.tables.columns import Row, Section, Table, rest
 from harness.tables.compared import compare
-from harness.tables.frames import TablesError, load, varying
+from harness.tables.frames import TablesError, load, runs_folder, varying
 
 _NESTED = ("scoring", "assumed", "changed", "setting", "params", "config")
 
@@ -24,8 +26,9 @@ class Leaderboard:
     """A leaderboard ready to be printed.
 
     Attributes:
-        frame: one row per cell, raw values: the columns of `cells_frame`, those of `compare`, then title (its section)
-            and label. Accuracies, differences and shares are 0..1.
+        frame: one row per cell, raw values: the columns of `cells_frame`, those of `compare`, then noise (the share of
+            answers that flip when a cell runs again, if known), title (its section) and label. Accuracies, differences
+            and shares are 0..1.
         notes: the caption, one sentence a line.
         command: what printed it, if known.
     """
@@ -97,8 +100,12 @@ def compared(
     against: str,
     protocol: str | None,
     headline: bool = False,
+    replies: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The frame of a leaderboard, and its samples; `headline` as for `compare`. Takes and raises what that does."""
+    """The frame of a leaderboard, and its samples; `headline` as for `compare`. Takes and raises what that does.
+
+    `replies`: pass@k or mean@k, which then stands in place of accuracy.
+    """
     if not 0 < margin < 100:
         raise TablesError(f"margin must lie between 0 and 100 points, got {margin:g}")
     cells, samples = load(results, models, benchmarks)
@@ -106,7 +113,10 @@ def compared(
         cells = _under(cells, protocol)
     if against not in {"full", "base", *cells.method}:
         raise TablesError(f"against must be full, base or one of {', '.join(sorted(set(cells.method)))}; got {against}")
+    if replies is not None:
+        cells, samples = collapsed(cells, samples[samples.cell.isin(cells.cell)], replies)
     frame = compare(cells, samples, against=against, margin=margin / 100, headline=headline)
+    frame["noise"] = [read_noise(runs_folder(results) / cell) for cell in frame.cell]
     return _ordered(_named(frame)), samples
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from harness.runs.at_k import parse
 from harness.tables import pivot_caption, pivot_text, render
 from harness.tables.bands import BUDGETS, bands
 from harness.tables.frames import TablesError
@@ -86,7 +87,7 @@ def pivot(
     Args:
         results: the results folder.
         rows, cols: two of `AXES`. A method is named with its add-on unless that is an axis by itself.
-        metric: one of `METRICS`.
+        metric: one of `METRICS`, or pass@k or mean@k (of cells with k replies to a sample), such as pass@2.
         against, margin, protocol, models, benchmarks, command: as for `leaderboard`.
         budget: one of `BUDGETS`. Rows of methods are put into bands of equal budget, the full model above them.
 
@@ -96,14 +97,15 @@ def pivot(
     for key, value, known in (
         ("rows", rows, AXES),
         ("cols", cols, tuple(axis for axis in AXES if axis != rows)),
-        ("metric", metric, tuple(METRICS)),
+        ("metric", "pass@k" if parse(metric) else metric, (*METRICS, "pass@k", "mean@k")),
         ("budget", budget, tuple(BUDGETS)),
     ):
         if value not in known:
             raise TablesError(f"{key} must be one of {', '.join(known)}; got {value}")
     frame, samples = compared(
-        results, models, benchmarks, margin=margin, against=against, protocol=protocol, headline=metric == "headline"
-    )
+        results, models, benchmarks, margin=margin, against=against, protocol=protocol, headline=metric == "headline",
+        replies=metric if parse(metric) else None,
+    )  # fmt: skip
     asked = Asked(rows, cols, metric, against, margin, budget)
     frame = placed(_valued(frame, metric), rows, cols)
     refuse(frame, asked)
@@ -119,7 +121,7 @@ def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """With what follows from the columns of the leaderboard, and the metric as `value`."""
     frame = frame.assign(headline=frame.metric_value, flops=total_flops(frame))
     frame["cost_per_correct"] = frame.flops / frame.accuracy.where(frame.accuracy > 0)
-    return frame.assign(value=frame[metric])
+    return frame.assign(value=frame["accuracy" if parse(metric) else metric])
 
 
 def _fronts(frame: pd.DataFrame, results: Path) -> pd.DataFrame:

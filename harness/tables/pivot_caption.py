@@ -10,12 +10,12 @@ from harness.tables import caption
 from harness.tables.bands import BUDGETS, TOLERANCE
 from harness.tables.columns import Row, budget
 from harness.tables.pareto import CEILINGS, COSTS
-from harness.tables.pivot_text import METRICS, Asked, si
+from harness.tables.pivot_text import Asked, metric_of, si
 
 
 def notes(frame: pd.DataFrame, asked: Asked) -> tuple[str, ...]:
     """Caption of a pivot table; sentences that do not apply are left out."""
-    metric = METRICS[asked.metric]
+    metric = metric_of(asked.metric)
     out = [f"{caption.count(len(frame), 'cell')}. {asked.metric}: {metric.meaning}."]
     if metric.tested:
         out += _tests(frame, asked)
@@ -63,6 +63,7 @@ def _tests(frame: pd.DataFrame, asked: Asked) -> list[str]:
         f"At the 5 % level: = equivalent, shown to be within ±{caption.count(asked.margin, 'point')} (TOST, likewise "
         "adjusted); ↓ worse or ↑ better, p < 0.05 and not equivalent; ? inconclusive, neither shown.",
         *caption.power(frame, asked.margin),
+        *caption.noise(frame),
     ]
     if (compared.pairs < compared.n).any():
         out += ["(n): pairs, where fewer than N samples were common to both cells."]

@@ -10,7 +10,7 @@ import pandas as pd
 from harness.runs.typed import flatten
 from harness.tables.columns import budget
 from harness.tables.frames import TablesError, varying
-from harness.tables.pivot_text import METRICS, Asked
+from harness.tables.pivot_text import Asked, metric_of
 
 AXES = ("model", "benchmark", "protocol", "decoding", "method", "addon", "keep")
 
@@ -83,7 +83,7 @@ def refuse(frame: pd.DataFrame, asked: Asked) -> None:
                 "run the rest, or choose others (benchmark=, model=)"
             )
     waiting = done[done.unjudged > 0]
-    if len(waiting) and METRICS[asked.metric].judged:
+    if len(waiting) and metric_of(asked.metric).judged:
         row = waiting.iloc[0]
         raise TablesError(
             f"{_where(row.benchmark, asked)}: {row.unjudged} samples of {row.cell} wait for a judge "

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
+from harness.runs.at_k import parse
 from harness.tables import caption
 from harness.tables.bands import BUDGETS
 from harness.tables.columns import (
@@ -64,6 +66,17 @@ METRICS = {
     "unparsed": Metric(PERCENT, "replies in which the official rule found no answer"),
     "evidence": Metric(SHARE, "evidence recall, mean over layers"),
 }
+
+
+def metric_of(name: str) -> Metric:
+    """A metric by name: one of `METRICS`, or pass@k and mean@k for any k."""
+    if (at := parse(name)) is None:
+        return METRICS[name]
+    meaning = {
+        "pass": f"chance that one of {at[1]} replies is right, 1 - C(n - c, k) / C(n, k)",
+        "mean": f"accuracy, mean of the first {at[1]} replies to a sample",
+    }[at[0]]
+    return Metric(PERCENT, f"{meaning}; with its 95 % interval by sample", judged=True, tested=True)
 
 
 @dataclass(frozen=True)
@@ -185,8 +198,15 @@ def si(name: str, top: float) -> tuple[str, float]:
 
 def _text(metric: str, column: object, rows: Sequence[Row], brief: bool) -> Callable[[Row], str]:
     """What a row shows in a column."""
-    special = _tested if METRICS[metric].tested else _length if metric == "trace_length" else None
-    number = _number(metric, [cell for row in rows for cell in row["cells"].values()])
+    shown = metric_of(metric)
+    special = (
+        partial(_tested, own=parse(metric) is not None)
+        if shown.tested
+        else _length
+        if metric == "trace_length"
+        else None
+    )
+    number = _number(shown.unit, [cell for row in rows for cell in row["cells"].values()])
 
     def text(row: Row) -> str:
         cell = row["cells"].get(column)
@@ -197,8 +217,7 @@ def _text(metric: str, column: object, rows: Sequence[Row], brief: bool) -> Call
     return text
 
 
-def _number(metric: str, cells: Sequence[Row]) -> Callable[[Row], str]:
-    unit = METRICS[metric].unit
+def _number(unit: str, cells: Sequence[Row]) -> Callable[[Row], str]:
     if unit == PERCENT:
         return lambda cell: percent(cell["value"])
     if unit == SHARE:
@@ -209,11 +228,13 @@ def _number(metric: str, cells: Sequence[Row]) -> Callable[[Row], str]:
     return lambda cell: f"{number(cell)} {letter}{unit}"
 
 
-def _tested(cell: Row, brief: bool) -> str:
-    value = percent(cell["value"])
+def _tested(cell: Row, brief: bool, own: bool) -> str:
+    """The value, with an interval of its `own` if asked for, and its difference to the reference."""
+    value = interval(cell, "accuracy", "{:.1f}", brief) if own else percent(cell["value"])
     if math.isnan(cell["p"]):
         return value
-    return f"{value} ({difference(cell, brief)}) {SIGNS[cell['verdict']]}"
+    noise = "" if math.isnan(cell["noise"]) else f", flips {percent(cell['noise'])}"
+    return f"{value} ({difference(cell, brief)}{noise}) {SIGNS[cell['verdict']]}"
 
 
 def _length(cell: Row, brief: bool) -> str:

@@ -14,6 +14,7 @@ from harness.runs.cells import parse_config
 from harness.runs.compose import Configs, absent, compose_cells
 from harness.runs.errors import InputError, Skip
 from harness.runs.experiment import Experiment, Span, matching
+from harness.runs.overview import read_noise
 from harness.tables import stats
 from harness.tables.columns import Row
 from harness.tables.comparison import Ours, drift, judged, obstacles, ocr, spread_of
@@ -28,13 +29,13 @@ COLUMNS = (
     *("experiment", "model", "method", "budget", "benchmark", "metric", "unit"),
     *("row_id", "printed", "published", "provenance", "range", "published_n", "note"),
     *("state", "cell", "ours", "ours_low", "ours_high", "n"),
-    *("drop_ours", "drop_low", "drop_high", "drop_published", "drop_delta", "level_delta"),
+    *("drop_ours", "drop_low", "drop_high", "drop_published", "drop_delta", "level_delta", "noise"),
     *("comparable", "z", "drift", "command"),
 )
 
 NUMBERS = (
     *("budget", "published", "published_n", "ours", "ours_low", "ours_high", "n", "z"),
-    *("drop_ours", "drop_low", "drop_high", "drop_published", "drop_delta", "level_delta"),
+    *("drop_ours", "drop_low", "drop_high", "drop_published", "drop_delta", "level_delta", "noise"),
 )
 TEXTS = tuple(name for name in COLUMNS if name not in NUMBERS)
 
@@ -50,8 +51,8 @@ def lines(
     Columns: what and where; row_id, printed, published (a number, in its unit), provenance, range over all papers and
     published_n (items); state ("run", "not run", or why it cannot be run), cell (folder), ours with its 95 % interval,
     n; the drop to the full model (method minus full), ours, published and their difference, and the difference of the
-    levels (ours minus published); comparable ("yes" or "no (why)"); z and drift, where comparable; command, that runs
-    the cell.
+    levels (ours minus published); noise (% of answers that flip when the cell runs again); comparable ("yes" or "no
+    (why)"); z and drift, where comparable; command, that runs the cell.
     """
     tables = experiment.published
     rows = tables.rows(published.rows) if tables else published.rows[:0]
@@ -157,6 +158,7 @@ def _measured(
         "ours_low": estimate.low,
         "ours_high": estimate.high,
         "n": estimate.n,
+        "noise": 100 * read_noise(stored.results / "runs" / ours["cell"]),
     } | drop
     if row is None:
         return out

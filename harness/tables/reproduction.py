@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.runs.compose import Configs
 from harness.runs.experiment import Experiment
-from harness.tables import render
+from harness.tables import caption, render
 from harness.tables.columns import COMPARISON, KEYS, NONE, Column, Row, Table
 from harness.tables.computed import ComputedTable, compute
 from harness.tables.frames import TablesError
@@ -72,6 +72,7 @@ class Sheet(Table):
 
     def columns(self, brief: bool = False) -> list[Column]:
         """All columns, in order; `brief` writes intervals as ± their longer arm."""
+        noise = [Column(("noise", "flips %"), lambda row: _number(round(row["noise"], 1)), "drops")]
         return [
             Column(("", "method"), lambda row: row["method"], KEYS, left=True),
             Column(("", "budget"), lambda row: _budget(row["budget"]), KEYS),
@@ -86,6 +87,7 @@ class Sheet(Table):
             Column(("", "provenance"), lambda row: _text(row["provenance"]), "source", left=True),
             Column(("", "range over papers"), lambda row: _text(row["range"]), "source", left=True),
             Column(("ours", "drop"), lambda row: _signed(row["drop_ours"]), "drops"),
+            *(noise if any(not math.isnan(row["noise"]) for row in self.every) else []),
             Column(("publ.", "drop"), lambda row: _signed(row["drop_published"]), "drops"),
             Column(("ours", "N"), lambda row: _number(row["n"]), "drops"),
             Column(("publ.", "N"), lambda row: _number(row["published_n"]), "drops"),
@@ -183,6 +185,7 @@ def _notes(frame: pd.DataFrame) -> list[str]:
                 "share; drifts = beyond it at the 5 % level. Not adjusted for the number of rows."
             )
         ]
+    out += caption.noise(frame)
     rows = frame[frame.note.notna()]
     suspects = [f"{', '.join(ids)}: {note}" for note, ids in rows.groupby("note", sort=False).row_id]
     return [*out, f"Suspect: {'; '.join(suspects)}."] if suspects else out

@@ -104,8 +104,8 @@ def _forecast(
 ) -> Forecast:
     config, folder, names = cell.config, folder_of(cell), tuple(cell.name.split("/")[:3])
     wanted, each = _wanted(cell)
-    samples, logged = each * config.repeats, read_log(folder)
-    done = min(samples, sum((wanted is None or i in wanted) and repeat < config.repeats for i, repeat in logged))
+    samples, logged = each * len(config.draws), read_log(folder)
+    done = min(samples, sum((wanted is None or i in wanted) and repeat in config.draws for i, repeat in logged))
     own, alike = known.get(names), known.get(names) or known.get(names[:2])
     rest = samples - done
     size, said = _size(cell, known.get(names[:2]), assume)
@@ -179,7 +179,7 @@ def _judging(cell: Cell, wanted: set[str] | None, folder: Path, samples: int) ->
     spec = score_spec(cell, find_judge(cell.config.judge, Path(cell.config.paths.results)))
     known = read_scored(folder, spec).items()
     settled = [key for key, record in known if failed(record) or record["value"] is not None]
-    done = sum((wanted is None or i in wanted) and repeat < cell.config.repeats for i, repeat in settled)
+    done = sum((wanted is None or i in wanted) and repeat in cell.config.draws for i, repeat in settled)
     left = max(0, samples - done)
     calls, _, dollars = judge_cost(cell.config.judge, left * scoring.CALLS.get(spec.scoring.rule, 1))
     return calls, dollars
