@@ -161,9 +161,10 @@ def test_formulas_are_texts_in_csv():
 
 def test_brackets_are_no_markup_on_the_progress_bar():
     out = io.StringIO()
-    with Display(1, Console(file=out, force_terminal=True, highlight=False, width=200)) as display:
-        display.start("model/[red]bench/method/greedy", 0, 1)
-        display.advance(None)
+    name = "model/[red]bench/method/greedy"
+    with Display([name], Console(file=out, force_terminal=True, highlight=False, width=200)) as display:
+        display.start(name, 0, 1)
+        display.advance(name, None)
         display.say("[bold]said\x1b[2J")
     assert "[red]bench/method" in out.getvalue() and r"[bold]said\x1b[2J" in out.getvalue()
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.models.base import BadSample, Model, ModelUnavailable
-    from harness.models.loading import load_model, model_info, processor_hash, weights_id
+    from harness.models.loading import hide_progress, load_model, model_info, processor_hash, weights_id
 
-__all__ = ["BadSample", "Model", "ModelUnavailable", "load_model", "model_info", "processor_hash", "weights_id"]
+__all__ = [
+    "BadSample", "Model", "ModelUnavailable", "hide_progress", "load_model", "model_info", "processor_hash",
+    "weights_id",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

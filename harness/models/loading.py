@@ -15,6 +15,7 @@ from urllib.request import getproxies
 
 import torch
 
+from harness.compat import logging
 from harness.models.attention import NAME
 from harness.models.base import Model, ModelUnavailable
 from harness.models.families import FAMILIES, Family
@@ -150,6 +151,11 @@ def weights_id(path: str, revision: str | None = None) -> str:
                 opened.seek(max(0, size - 65536) * block // 63)
                 digest.update(opened.read(65536))
     return digest.hexdigest()[:16]
+
+
+def hide_progress() -> None:
+    """Load weights without transformers' bars from now on."""
+    logging.disable_progress_bar()
 
 
 def load_model(

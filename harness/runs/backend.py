@@ -74,12 +74,11 @@ class TorchBackend:
 
     def engine(self, model: ModelConfig, config: EngineConfig, device: str) -> Engine:
         """Loads the weights."""
-        from harness.compat import logging
         from harness.engine import Engine as TorchEngine
         from harness.engine.deterministic import NotDeterministic
-        from harness.models import ModelUnavailable, load_model
+        from harness.models import ModelUnavailable, hide_progress, load_model
 
-        logging.disable_progress_bar()
+        hide_progress()
         try:
             loaded = load_model(
                 model.path, family=model.family, revision=model.revision, dtype=model.dtype, device=device,

@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_no_half_files(
 
 def test_two_processes_on_one_cell(tmp_path: Path) -> None:
     """Both write, and what both have made counts once."""
-    both = [start(tmp_path, "run", "limit=30", *SMALL, delay=0.02) for _ in range(2)]
+    both = [start(tmp_path, "run", "limit=30", *SMALL, delay=0.2) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     files = sorted(tmp_path.glob("runs/**/samples-*.jsonl"))

@@ -27,7 +27,8 @@ def test_each_model_has_a_folder_of_its_own(tmp_path: Path) -> None:
         assert engine.features.files.folder.parent == tmp_path and engine.features.files.limit == 32768 << 20
         names.add(engine.features.files.folder.name)
     assert len(names) == 1 + len(others)
-    assert backend._shelf(MODEL, "cuda:0") == backend._shelf(MODEL, "cuda:1") != backend._shelf(MODEL, "cpu")
+    on = {device: backend._shelf(MODEL, EngineConfig(), device) for device in ("cuda:0", "cuda:1", "cpu")}
+    assert on["cuda:0"] == on["cuda:1"] != on["cpu"]
     again = backend.engine(replace(MODEL, name="other"), EngineConfig(feature_cache_folder=str(tmp_path)), "cpu")
     assert isinstance(again, Engine) and again.features.files and again.features.files.folder.name in names
     assert not [t.error for t in again.run(prompts(4), NoPruning(), Decoding(max_new_tokens=2)) if t.error]

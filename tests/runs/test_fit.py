@@ -135,6 +135,6 @@ def test_bad_input_is_one_line_and_code_2(
 def test_without_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "benchmark").mkdir()
     (tmp_path / "benchmark" / "words.yaml").write_text(f"_target_: {Words.__module__}.Words\n")
-    words = ["benchmark=words", f"--config-dir={tmp_path}", "limit=2", "executor.gpus=none"]
+    words = ["benchmark=words", "allow=tests", f"--config-dir={tmp_path}", "limit=2", "executor.gpus=none"]
     assert main(["fit", "pruner=vtw", *words]) == 2
     assert capsys.readouterr().err == "vtpbench: no pictures in 2 samples of words\n"

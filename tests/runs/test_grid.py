@@ -62,7 +62,7 @@ def test_full_model_with_an_add_on_is_skipped(plan, monkeypatch, tmp_path):
     from harness.runs.cells import Resolver
     from tests.runs.fake import FakeBackend
 
-    arguments = ["addon=none,wrap", "pruner=none,stride,blind", "executor.gpus=none"]
+    arguments = ["allow=addons_of_mine", "addon=none,wrap", "pruner=none,stride,blind", "executor.gpus=none"]
     found = Resolver(FakeBackend()).plan(compose_all(arguments, Configs.find([str(tmp_path)])))
     assert names(found) == ["none", "stride@0.333", "blind", "stride@0.333+wrap"]
     assert [reason for _, reason in found.skipped] == [

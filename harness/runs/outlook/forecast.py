@@ -13,7 +13,7 @@ from harness.benchmarks import scoring
 from harness.benchmarks.judge import cost as judge_cost
 from harness.runs.cells import Cell, budget
 from harness.runs.errors import InputError
-from harness.runs.log import read_log
+from harness.runs.log import iter_log
 from harness.runs.outlook.cost import Memory, Size, memory, seconds, seen
 from harness.runs.outlook.earlier import Earlier, earlier_runs
 from harness.runs.outlook.planner import Unseen, dims_of, folder_of, tied
@@ -104,7 +104,7 @@ def _forecast(
 ) -> Forecast:
     config, folder, names = cell.config, folder_of(cell), tuple(cell.name.split("/")[:3])
     wanted, each = _wanted(cell)
-    samples, logged = each * len(config.draws), read_log(folder)
+    samples, logged = each * len(config.draws), dict(iter_log(folder))
     done = min(samples, sum((wanted is None or i in wanted) and repeat in config.draws for i, repeat in logged))
     own, alike = known.get(names), known.get(names) or known.get(names[:2])
     rest = samples - done
