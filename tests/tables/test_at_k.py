@@ -12,7 +12,7 @@ import pytest
 
 from harness.cli import main
 from harness.runs.at_k import at_k, parse, pass_at, value
-from harness.runs.scores import ScoreSpec, read_scored
+from harness.runs.scores import ScoreSpec, iter_scored
 from harness.tables import TablesError, pivot, stats
 from tests.tables.test_compared import three_runs
 
@@ -42,7 +42,7 @@ def test_value() -> None:
 def credits(folder: Path) -> dict[str, list[float]]:
     """Of every sample, by hand."""
     found: dict[str, list[float]] = {}
-    for (sample, _), line in read_scored(folder, ScoreSpec.read(folder)).items():
+    for (sample, _), line in iter_scored(folder, ScoreSpec.read(folder)):
         found.setdefault(sample, []).append(line["value"])
     return found
 
@@ -72,7 +72,7 @@ def test_samples_that_lack_a_reply_are_left_out(cell: Write, results: Path) -> N
     log = folder / "samples-main.jsonl"
     log.write_text("".join(line + "\n" for line in log.read_text().splitlines()[:-1]))
     assert pivot(results, metric="pass@1").frame.n.tolist() == [7]
-    summary = at_k(read_scored(folder, ScoreSpec.read(folder)).values(), 3)
+    summary = at_k((line for _, line in iter_scored(folder, ScoreSpec.read(folder))), 3)
     assert summary["samples"] == 7 and set(summary) >= {"pass@1", "pass@2", "pass@3", "mean@1", "mean@3"}
     every = list(credits(folder).values())[:7]
     assert summary["pass@2"] == pytest.approx(np.mean([pass_at(3, int(sum(c)), 2) for c in every]))

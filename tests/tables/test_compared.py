@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from harness.benchmarks.base import Scoring
-from harness.runs.scores import ScoreSpec, read_scored
+from harness.runs.scores import ScoreSpec, iter_scored
 from harness.tables import leaderboard, pivot, stats
 
 Write = Callable[..., Path]
@@ -62,7 +62,7 @@ def three_runs(folder: Path, rng: np.random.Generator) -> Path:
 
 
 def records(folder: Path) -> Lines:
-    return list(read_scored(folder, ScoreSpec.read(folder)).values())
+    return [record for _, record in iter_scored(folder, ScoreSpec.read(folder))]
 
 
 def credits(folder: Path) -> pd.DataFrame:

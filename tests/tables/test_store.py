@@ -160,9 +160,14 @@ def test_a_line_that_another_process_could_not_read_is_named(
 def test_a_line_of_another_form_is_one_clear_error(results: Path, cell: Write) -> None:
     folder = cell("none", [1.0])
     line = json.loads((folder / "samples-main.jsonl").read_text())
-    for broken in ({k: v for k, v in line.items() if k != "answer_tokens"}, line | {"kv": "half"}, line | {"flops": 3}):
+    lacking = {name: value for name, value in line.items() if name != "answer_tokens"}
+    for broken, says in (
+        (lacking, r"greedy-0a1b2c3d: a line of the logs is not that of a sample"),
+        (line | {"kv": "half"}, r"samples-main\.jsonl, line 1 is damaged.*kv cannot be 'half'"),
+        (line | {"flops": 3}, r"samples-main\.jsonl, line 1 is damaged.*flops cannot be '3'"),
+    ):
         (folder / "samples-main.jsonl").write_text(json.dumps(broken) + "\n")
-        with pytest.raises(InputError, match=r"greedy-0a1b2c3d: a line of the logs is not that of a sample"):
+        with pytest.raises(InputError, match=says):
             load(results)
 
 

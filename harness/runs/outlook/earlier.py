@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.runs.log import read_log
+from harness.runs.log import iter_log
 from harness.runs.summary import failed, seconds, trace_length
 
 
@@ -42,7 +42,7 @@ def earlier_runs(results: Path) -> dict[tuple[str, ...], Earlier]:
     """By (model, benchmark, method) and by (model, benchmark)."""
     found: dict[tuple[str, ...], Earlier] = {}
     for folder in sorted((results / "runs").glob("*/*/*/*")):
-        if not (every := list(read_log(folder).values())):
+        if not (every := [record for _, record in iter_log(folder)]):
             continue
         line = sum(file.stat().st_size for file in folder.glob("samples-*.jsonl")) / len(every)
         names = folder.relative_to(results / "runs").parts
