@@ -17,7 +17,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
@@ -32,7 +32,7 @@ from harness.engine.trace import Trace
 from harness.runs.backend import TorchBackend
 from harness.runs.cells import Resolver
 from harness.runs.compose import Configs, compose_all
-from harness.runs.executors import Job
+from harness.runs.executors import Answer, Job
 from harness.runs.run import run_cells
 
 WAYS = ("off", "on", "evidence")
@@ -51,8 +51,14 @@ class Timed:
         self.job: Job | None = None
         self.tokens: dict[str, list[int]] = {}
 
-    def run(self, job: Job) -> Iterator[Trace]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
         """Traces as they finish."""
+        for job in jobs:
+            yield from ((job, trace) for trace in self.traces(job))
+            yield job, None
+
+    def traces(self, job: Job) -> Iterator[Trace]:
+        """Those of one job."""
         requests = [request if self.evidence else replace(request, needed=()) for request in job.requests]
         self.job = replace(job, requests=requests)
         self.tokens = {}
@@ -91,7 +97,7 @@ def main() -> None:
                 run_cells([cell], backend, timed)
                 return
             with patch.object(Reply, "count_step", lambda *_: None), patch("harness.engine.run.make_trace", bare):
-                for _ in timed.run(job):
+                for _ in timed.traces(job):
                     pass
 
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
