@@ -146,3 +146,12 @@ def test_gpu_check_tells_when_steps_differ(tmp_path: Path, monkeypatch: pytest.M
     check: Any = GPU_CHECK["main"]
     monkeypatch.setitem(check.__globals__, "check", lambda *_: ([], False))
     assert check(["--tiny", "--device", "cpu", "--no-tables", "--out", str(tmp_path)]) == 1
+
+
+def test_bookkeeping_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """scripts/bench_overhead.py, whose ways must agree on every token."""
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "bench_overhead.py"))
+    monkeypatch.setattr("sys.argv", ["bench_overhead.py", "--samples=2", "--rounds=1", "--json", "pruner=fastv"])
+    script["main"]()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["samples"] == 2 and found["off_median"] > 0 and found["on_median"] > 0
