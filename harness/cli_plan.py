@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from rich.filesize import decimal
+
 from harness.cli_tables import epilog
 from harness.runs.compose import Configs, compose_all, split
 from harness.runs.errors import InputError
@@ -35,7 +37,7 @@ EPILOGS = {
         "plan model=qwen3_vl_4b benchmark=mathverse protocol=dstp pruner=none,fastv keep=1/3 assume.new_tokens=2000",
     )
 }
-GIB, MB = 1 << 30, 1e6
+GIB = 1 << 30
 
 
 def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
@@ -113,11 +115,11 @@ def _table(rows: Iterable[Forecast], judged: bool) -> Table:
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="not bold dim")
     table.add_column("  method", min_width=26, overflow="fold")
-    heads = ["samples", "done", "visual tokens", "GPU hours", "disk MB", *(("judge calls", "USD") if judged else ())]
+    heads = ["samples", "done", "visual tokens", "GPU hours", "disk", *(("judge calls", "USD") if judged else ())]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        cells = [f"{row.samples}", f"{row.done}", _said(row.kept, "{:.0f}"), _hours(row), f"{row.disk / MB:.3g}"]
+        cells = [f"{row.samples}", f"{row.done}", _said(row.kept, "{:.0f}"), _hours(row), decimal(row.disk)]
         if judged:
             cells += [f"{row.judge_calls}", "unknown" if row.judge_usd is None else f"{row.judge_usd:.2f}"]
         table.add_row(f"  {row.cell.split('/')[2]}", *cells)
@@ -167,7 +169,7 @@ def _total(found: Sequence[Forecast], gpu: str) -> str:
         f"{_cells(len(found))}, {sum(one.rest for one in found)} samples to run",
         f"{sum(hours):.3g} hours of one {gpu}{unknown}",
         f"{calls} judge calls, {f'{dollars:.2f}' if priced else 'unknown'} USD" if calls else "",
-        f"{sum(one.disk for one in found) / MB:.3g} MB of disk",
+        f"{decimal(sum(one.disk for one in found))} of disk",
         f"about {sum(pace):.0f} s for {_cells(len(pace))} at the pace of earlier runs on other devices"
         if sum(pace)
         else "",
