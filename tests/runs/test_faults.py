@@ -17,6 +17,7 @@ import yaml
 from harness.cli import main
 from harness.runs import log
 from harness.runs.log import Log, iter_log, read_log
+from harness.runs.outlook.forecast import Assume, forecasts
 from harness.runs.run import run_cells
 from tests.runs.fake import FakeBackend
 from tests.runs.process import gone, lines, signalled, start, wait_for_lines
@@ -148,10 +149,12 @@ def test_a_folder_of_another_identity_is_refused(run: Any, plan: Any, backend: F
 
 
 def test_failed_samples_alone_run_again(plan: Any, backend: FakeBackend, capsys: Any) -> None:
-    """In place of their errors; what is missing stays so."""
+    """In place of their errors, as the forecast says; what is missing stays so."""
     cells = plan("limit=10", "subset.mode=first").cells
     run_cells(cells, replace(backend, failing=frozenset({"00001", "00004"})))
     longer = plan("limit=20", "subset.mode=first", "only=failed").cells
+    (expected,) = forecasts(longer, "h200", Assume())
+    assert (expected.samples, expected.done) == (2, 0)
     worse = replace(backend, failing=frozenset({"00004"}), engines=[])
     (outcome,) = run_cells(longer, worse)
     assert [sorted(engine.seen) for engine in worse.engines] == [["00001", "00004"]]

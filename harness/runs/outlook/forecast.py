@@ -104,8 +104,15 @@ def _forecast(
 ) -> Forecast:
     config, folder, names = cell.config, folder_of(cell), tuple(cell.name.split("/")[:3])
     wanted, each = _wanted(cell)
-    samples, logged = each * len(config.draws), dict(iter_log(folder))
-    done = min(samples, sum((wanted is None or i in wanted) and repeat in config.draws for i, repeat in logged))
+    samples = each * len(config.draws)
+    logged = {
+        key: record
+        for key, record in iter_log(folder)
+        if (wanted is None or key[0] in wanted) and key[1] in config.draws
+    }
+    done = min(samples, len(logged))
+    if config.only == "failed":
+        samples, done = sum(map(failed, logged.values())), 0
     own, alike = known.get(names), known.get(names) or known.get(names[:2])
     rest = samples - done
     size, said = _size(cell, known.get(names[:2]), assume)
