@@ -63,6 +63,7 @@ def wait_for_lines(results: Path, count: int, process: subprocess.Popen[str]) ->
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a script starts with & ignores Ctrl-C
     devices = [f"cpu:{i}" for i in range(int(sys.argv[2]))]
     run.find_devices = lambda gpus: devices
     sys.exit(main(sys.argv[3:], FakeBackend(delay=float(sys.argv[1]))))
