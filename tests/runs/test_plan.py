@@ -144,6 +144,10 @@ def test_earlier_runs_replace_assumptions_on_the_same_gpu_alone(run, plan, tmp_p
     assert not other.measured and other.hours is None
 
 
+GROUPS = ("model", "benchmark", "protocol")
+"""Of config.yaml."""
+
+
 def test_done_samples_count_although_data_and_model_are_not_here(tmp_path):
     grid = compose_all([f"paths.results={tmp_path / 'out'}", *DSTP, "pruner=fastv"], Configs.find())
     (cell,) = Planner(FakeBackend()).plan(grid).cells
@@ -155,7 +159,7 @@ def test_done_samples_count_although_data_and_model_are_not_here(tmp_path):
     for name, identity, count in (("greedy-1", known, 3), ("greedy-2", other, 5)):
         folder = cell.folder.with_name(name)
         folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(json.dumps({"identity": identity}))
+        (folder / "config.yaml").write_text(json.dumps({"identity": identity, **dict.fromkeys(GROUPS, {})}))
         lines = [json.dumps(record | {"id": str(i), "repeat": 0}) + "\n" for i in range(count)]
         (folder / "samples-here-0.jsonl").write_text("".join(lines))
     (found,) = look(tmp_path, *DSTP, "pruner=fastv")
