@@ -159,7 +159,7 @@ def test_done_samples_count_although_data_and_model_are_not_here(tmp_path):
     for name, identity, count in (("greedy-1", known, 3), ("greedy-2", other, 5)):
         folder = cell.folder.with_name(name)
         folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(json.dumps({"identity": identity, **dict.fromkeys(GROUPS, {})}))
+        (folder / "config.yaml").write_text(json.dumps({"identity": identity, **{group: {} for group in GROUPS}}))
         lines = [json.dumps(record | {"id": str(i), "repeat": 0}) + "\n" for i in range(count)]
         (folder / "samples-here-0.jsonl").write_text("".join(lines))
     (found,) = look(tmp_path, *DSTP, "pruner=fastv")
