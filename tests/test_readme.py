@@ -14,9 +14,12 @@ from PIL import Image
 import harness
 from harness.benchmarks.glyph_tasks import Glyphs
 from harness.cli import main
+from tests.test_imports import ALLOWED
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
 def test_notebook_block(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +48,27 @@ def test_commands_exist() -> None:
     verbs = set(re.findall(r"^vtpbench (\w+)", README, re.MULTILINE))
     out = subprocess.run([sys.executable, "-m", "harness", "--help"], capture_output=True, text=True, check=True).stdout
     assert verbs and all(re.search(rf"^\s+{verb}\s", out, re.MULTILINE) for verb in verbs)
+
+
+def test_leaderboard_is_the_committed_one() -> None:
+    lines = [line for line in README.splitlines() if line.startswith("|") and ("%" in line or "[" in line)]
+    measured = (ROOT / "results/leaderboard/quickstart.md").read_text().splitlines()
+    shown = [line for line in lines if "](" not in line]
+    assert len(shown) == 10 and set(shown) <= set(measured)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_picture_of_the_imports() -> None:
+    """Each arrow is one that the test of imports allows."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    names = {"cli": "harness.cli", "pruners": "pruners"}
+    names |= {name.rpartition(".")[2]: name for name in ALLOWED}
+    arrows = re.findall(r"^  (\w+)(?:\[[^\]]*\])? --> (\w+)", text, re.MULTILINE)
+    assert len(arrows) > 8
+    for source, target in arrows:
+        assert source == "cli" or names[target] in ALLOWED[names[source]], (source, target)
