@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ ARGUMENTS = {
     "diff": "FOLDER", "repeat": "FOLDER or key=value", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
     "analyze": "KIND or key=value", "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
 }  # fmt: skip
-Verb = Callable[[argparse.Namespace, "Backend | None"], int]
 
 
 def main(argv: Sequence[str] | None = None, backend: Backend | None = None) -> int:
