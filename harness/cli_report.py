@@ -1,0 +1,60 @@
+"""The verb `report`: the runs of a results folder as one HTML file, or one sample with several methods."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli_tables import LEADERBOARD_KEYS, RESULTS, epilog, named, whole, write
+from harness.runs.compose import split
+from harness.runs.errors import InputError
+from harness.runs.typed import check_keys, convert
+
+if TYPE_CHECKING:
+    from harness.runs.backend import Backend
+
+SHARED = RESULTS | {key: LEADERBOARD_KEYS[key] for key in ("model", "benchmark", "protocol")}
+KEYS = SHARED | {key: LEADERBOARD_KEYS[key] for key in ("against", "margin")} | {
+    "samples": "sample pages of each section, those where methods disagree first (40)",
+    "to": "the file (report.html in the results folder)",
+}  # fmt: skip
+COMPARE_KEYS = SHARED | {
+    "method": "methods to keep: names or globs, with commas, as in fastv,fastv+dstp,visionpulse*",
+    "to": "the file (compare.html in the results folder)",
+}
+EPILOGS = {
+    "report": epilog(
+        KEYS | {"method": "of compare: names or globs of methods, with commas"},
+        "report model=qwen3_vl_4b to=qwen.html",
+        "report compare 00042 benchmark=glyph_walk method=none,fastv,fastv+dstp",
+    )
+}
+
+
+def report(arguments: argparse.Namespace, backend: Backend | None) -> int:
+    """Write a report, or with `compare SAMPLE_ID` the traces of one sample side by side."""
+    from harness.report.page import Chosen, compare
+    from harness.report.page import report as report_of
+
+    names, keys = split(arguments.overrides)
+    if names and names[0] != "compare":
+        raise InputError(f"report takes key=value, or compare and the id of a sample; got {names[0]!r}")
+    if names and len(names) != 2:
+        raise InputError("report compare takes the id of one sample")
+    check_keys(keys, COMPARE_KEYS if names else KEYS, "")
+    results = Path(keys.get("paths.results", "results"))
+    to = Path(keys.get("to", results / ("compare.html" if names else "report.html")))
+    chosen = Chosen(
+        results=results, models=named(keys, "model"), benchmarks=named(keys, "benchmark"),
+        protocol=keys.get("protocol"), margin=convert(keys.get("margin", 1.0), float, "margin"), against=keys.get("against", "full"),
+    )  # fmt: skip
+    limit = whole(keys.get("samples", "40"), "samples")
+    if limit < 0:
+        raise InputError(f"samples must be at least 0, got {limit}")
+    command = " ".join(["vtpbench report", *arguments.overrides])
+    page = compare(chosen, names[1], named(keys, "method"), command) if names else report_of(chosen, limit, command)
+    write(to, page.html)
+    left = f" ({page.left_out} left out: samples=)" if page.left_out else ""
+    print(f"{to}: {len(page.html) / 1e6:.1f} MB, {page.cells} cells, {page.samples} samples{left}")
+    return 0
