@@ -37,14 +37,13 @@ def report(arguments: argparse.Namespace, backend: Backend | None) -> int:
     from harness.report.page import Chosen, compare
     from harness.report.page import report as report_of
 
-    names, keys = split(arguments.overrides)
-    if names and names[0] != "compare":
-        raise InputError(f"report takes key=value, or compare and the id of a sample; got {names[0]!r}")
-    if names and len(names) != 2:
-        raise InputError("report compare takes the id of one sample")
-    check_keys(keys, COMPARE_KEYS if names else KEYS, "")
+    sample, rest = _sample(arguments.overrides)
+    names, keys = split(rest)
+    if names:
+        raise InputError(f"report takes key=value, or compare and the id of one sample; got {names[0]!r}")
+    check_keys(keys, KEYS if sample is None else COMPARE_KEYS, "")
     results = Path(keys.get("paths.results", "results"))
-    to = Path(keys.get("to", results / ("compare.html" if names else "report.html")))
+    to = Path(keys.get("to", results / ("report.html" if sample is None else "compare.html")))
     chosen = Chosen(
         results=results, models=named(keys, "model"), benchmarks=named(keys, "benchmark"),
         protocol=keys.get("protocol"), margin=convert(keys.get("margin", 1.0), float, "margin"), against=keys.get("against", "full"),
@@ -53,8 +52,21 @@ def report(arguments: argparse.Namespace, backend: Backend | None) -> int:
     if limit < 0:
         raise InputError(f"samples must be at least 0, got {limit}")
     command = " ".join(["vtpbench report", *arguments.overrides])
-    page = compare(chosen, names[1], named(keys, "method"), command) if names else report_of(chosen, limit, command)
+    if sample is None:
+        page = report_of(chosen, limit, command)
+    else:
+        page = compare(chosen, sample, named(keys, "method"), command)
     write(to, page.html)
     left = f" ({page.left_out} left out: samples=)" if page.left_out else ""
     print(f"{to}: {len(page.html) / 1e6:.1f} MB, {page.cells} cells, {page.samples} samples{left}")
     return 0
+
+
+def _sample(asked: list[str]) -> tuple[str | None, list[str]]:
+    """The id behind `compare`, whatever signs it has, and the other arguments."""
+    if "compare" not in asked:
+        return None, asked
+    at = asked.index("compare")
+    if len(asked) == at + 1:
+        raise InputError("report compare needs the id of a sample")
+    return asked[at + 1], asked[:at] + asked[at + 2 :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,8 +105,10 @@ class Gallery:
         question, pictures, missing = self.questions.ask(sample)
         own = [reply.get(sample) for reply in replies]
         about: Json = next((reply for reply in own if reply), {})
+        where = {"benchmark": self.rows[0]["benchmark"], "model": self.rows[0]["model"], "paths.results": self.runs.parent}
+        keys = [f"{key}={value}" for key, value in where.items() if str(value) != "results"]
         return {
-            "id": sample, "question": question, "answer": about.get("reference"), "category": about.get("category"),
+            "id": sample, "command": shlex.join(["vtpbench", "report", "compare", sample, *keys]), "question": question, "answer": about.get("reference"), "category": about.get("category"),
             "pictures": [self.pictures.add(picture) for picture in pictures], "missing": missing,
             "replies": [reply and {k: v for k, v in reply.items() if k not in ("reference", "category")}
                         for reply in own],

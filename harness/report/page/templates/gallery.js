@@ -28,14 +28,15 @@
   }
 
   function draw(part, one, chosen) {
-    const shown = panel(one, part.methods[chosen], one.replies[chosen]);
+    const shown = panel(one, part.methods[chosen], one.replies[chosen], "h4");
     const choose = (i) => {
       method = called(part.methods[i]);
       draw(part, one, i);
       viewer.querySelectorAll(".verdicts button")[i].focus();
     };
     viewer.replaceChildren(el("h3", {}, `Sample ${one.id}`), question(one), el("div", { class: "viewer" },
-      el("div", {}, player([shown]), shown.element, shown.steps ? legend() : null), verdicts(part, one, chosen, choose)));
+      el("div", {}, player([shown]), shown.element, shown.steps ? legend() : null),
+      el("div", {}, verdicts(part, one, chosen, choose), el("p", { class: "caption" }, "Side by side: ", el("code", {}, one.command)))));
     [document.getElementById("before").disabled, document.getElementById("after").disabled] =
       [sample.selectedIndex <= 0, sample.selectedIndex >= sample.options.length - 1];
   }

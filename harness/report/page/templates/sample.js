@@ -60,7 +60,7 @@ function curve(trace) {
 }
 
 /** One method's reply: the picture, the text as far as it is written, and what is visible: {element, steps, show(step)}. */
-function panel(sample, method, reply) {
+function panel(sample, method, reply, heading) {
   const trace = reply?.trace ?? null;
   const name = called(method);
   const maps = sample.pictures.map((index, number) => overlay(index, number, trace, name));
@@ -69,7 +69,7 @@ function panel(sample, method, reply) {
   const line = trace ? curve(trace) : null;
   const steps = trace ? trace.similarity.length : 0;
   const element = el("article", { class: "panel" },
-    el("h4", {}, name, " ", reply ? verdict(reply.verdict) : "not run"),
+    el(heading, {}, name, " ", reply ? verdict(reply.verdict) : "not run"),
     ...maps.map((map) => map.element),
     maps.length ? null : el("p", { class: "absent" }, sample.missing ? `No picture here: ${sample.missing}.` : "A question without a picture."),
     state, line?.element ?? null,
@@ -119,7 +119,8 @@ function player(panels) {
 
 /** What the marks over a picture mean. */
 function legend() {
-  const entries = { veil: "dropped", came: "swapped in at this step", gone: "swapped out", look: "most attended", needed: "needed now" };
+  const entries = { veil: "dropped (the last layer cannot read it)", came: "swapped in at this step", gone: "swapped out",
+                    look: "most attended (mean over layers)", needed: "needed now" };
   return el("ul", { class: "legend" }, ...Object.entries(entries).map(([kind, text]) => el("li", {}, el("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), text)));
 }
 
