@@ -46,7 +46,8 @@ def report(arguments: argparse.Namespace, backend: Backend | None) -> int:
     to = Path(keys.get("to", results / ("report.html" if sample is None else "compare.html")))
     chosen = Chosen(
         results=results, models=named(keys, "model"), benchmarks=named(keys, "benchmark"),
-        protocol=keys.get("protocol"), margin=convert(keys.get("margin", 1.0), float, "margin"), against=keys.get("against", "full"),
+        protocol=keys.get("protocol"), against=keys.get("against", "full"),
+        margin=convert(keys.get("margin", 1.0), float, "margin"),
     )  # fmt: skip
     limit = whole(keys.get("samples", "40"), "samples")
     if limit < 0:

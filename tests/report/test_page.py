@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from harness.cli import main
-from harness.report.page.html import policy
+from harness.report.page.html import policy, render
 from harness.report.page.replies import ranked
 from harness.report.page.traces import changes
 from tests.report.hostile import ATTACK, poison
@@ -130,6 +130,20 @@ def test_texts_never_become_markup(copied: Callable[[], Path]) -> None:
         page = Page(text)
         assert [tag for tag, _ in page.tags].count("script") == len(page.scripts)
         assert ATTACK in json.dumps(page.data["gallery"], ensure_ascii=False)
+
+
+def test_half_a_character_is_spelt_out() -> None:
+    made = render("compare.html.j2", [], {"text": "\ud800"}, sample="\ud800", title="", command="")
+    assert made.encode() and "Sample \\ud800" in made
+
+
+def test_records_of_another_version_are_one_line(copied: Callable[[], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    results = copied()
+    file = next(results.glob("runs/*/glyph_walk/fastv@0.333/*/attention-*.jsonl"))
+    file.write_text(file.read_text().replace('"boxes"', '"places"'))
+    assert main(["report", f"paths.results={results}"]) == 2
+    printed = capsys.readouterr().err
+    assert "made by another version (KeyError('boxes'))" in printed and printed.count("\n") == 1
 
 
 def test_changes_add_up() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.report.page import board, figures
 from harness.report.page.html import render
-from harness.report.page.plain import Json, Pool
+from harness.report.page.plain import Json, Pool, records
 from harness.report.page.replies import Gallery, Recorded, ranked
 from harness.runs.errors import InputError
 from harness.tables import caption
@@ -56,7 +56,7 @@ class Chosen:
 def report(chosen: Chosen, limit: int, command: str) -> Written:
     """The report of all chosen runs, with at most `limit` samples of each section. Raises InputError."""
     frame, samples = chosen.read()
-    rows: list[Row] = frame.to_dict("records")  # type: ignore[assignment]
+    rows = records(frame)
     runs, sections = runs_folder(chosen.results), board.sections(rows)
     recorded = Recorded.read(runs, rows)
     pictures, layouts, gallery = Pool(), Pool(), list[Json]()
@@ -96,10 +96,9 @@ def compare(chosen: Chosen, sample: str, methods: Sequence[str], command: str) -
             f"sample {sample!r} is in {len(titles)} sections: {'; '.join(titles)}: "
             "choose one with benchmark=, model= or protocol="
         )
-    rows: list[Row] = there.to_dict("records")  # type: ignore[assignment]
-    rows = [row for row in rows if not methods or any(_fits(row, name) for name in methods)]
+    rows = [row for row in records(there) if not methods or any(_fits(row, name) for name in methods)]
     if not rows:
-        known = ", ".join(dict.fromkeys(map(board.full_name, there.to_dict("records"))))  # type: ignore[arg-type]
+        known = ", ".join(dict.fromkeys(map(board.full_name, records(there))))
         raise InputError(f"no method {', '.join(methods)} has sample {sample!r}; there are: {known}")
     pictures, layouts = Pool(), Pool()
     flags = ranked(rows, samples[(samples.id == sample) & samples.cell.isin(there.cell)], ())

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from harness.report.analysis.rvis import THRESHOLD, rvis_events
 from harness.report.page.board import full_name
-from harness.report.page.plain import Json, number, numbers
+from harness.report.page.plain import Json, number, numbers, records
 from harness.tables.caption import DIAGNOSTIC
-from harness.tables.columns import budget
+from harness.tables.columns import Row, budget
 from harness.tables.pareto import COSTS, RETENTION, fronts
 
 AXES = (*COSTS, *RETENTION)
@@ -29,26 +29,27 @@ def costs(frame: pd.DataFrame, results: Path) -> dict[str, list[Json]]:
     """By title a point per cell: accuracy with its interval, all costs, and on which fronts it lies."""
     frame = fronts(frame, results, AXES)
     out: dict[str, list[Json]] = {}
-    for row in frame[frame.accuracy.notna()].to_dict("records"):
-        point = numbers(row, ["accuracy", "accuracy_low", "accuracy_high", *AXES])
-        fronted = [axis for axis in AXES if row[f"front_{axis}"]]
-        out.setdefault(row["title"], []).append(
-            {"method": full_name(row), "label": row["label"], "keep": budget(row), **point, "fronts": fronted,  # type: ignore[arg-type]
-             "diagnostic": row["method"] in DIAGNOSTIC}
-        )  # fmt: skip
+    for row in records(frame[frame.accuracy.notna()]):
+        out.setdefault(row["title"], []).append({
+            **_name(row), **numbers(row, ("accuracy", "accuracy_low", "accuracy_high", *AXES)),
+            "fronts": [axis for axis in AXES if row[f"front_{axis}"]], "diagnostic": row["method"] in DIAGNOSTIC,
+        })  # fmt: skip
     return out
 
 
 def lengths(frame: pd.DataFrame, samples: pd.DataFrame) -> dict[str, list[Json]]:
-    """By title and cell the quantiles of the tokens that replies have; half of all cells first, the longest last."""
+    """By title a row per cell: QUANTILES of the tokens that its replies have."""
     found = samples[~samples.failed].groupby("cell", observed=True).trace_length
-    quantiles, sizes = found.quantile(list(QUANTILES)).unstack(), found.size()
+    quantiles, sizes = found.quantile(np.array(QUANTILES)).unstack(), found.size()
     out: dict[str, list[Json]] = {}
-    for row in frame[frame.cell.isin(quantiles.index)].to_dict("records"):
-        own = [number(value) for value in quantiles.loc[row["cell"]]]
-        name = {"method": full_name(row), "label": row["label"], "keep": budget(row)}  # type: ignore[arg-type]
-        out.setdefault(row["title"], []).append({**name, "quantiles": own, "n": int(sizes[row["cell"]])})
+    for row in records(frame[frame.cell.isin(quantiles.index)]):
+        own = [number(value) for value in quantiles.loc[row["cell"]].tolist()]
+        out.setdefault(row["title"], []).append({**_name(row), "quantiles": own, "n": int(sizes[row["cell"]])})
     return out
+
+
+def _name(row: Row) -> Json:
+    return {"method": full_name(row), "label": row["label"], "keep": budget(row)}
 
 
 def shifts(curves: Mapping[str, Sequence[NDArray[np.float64]]]) -> dict[str, Json]:

@@ -27,7 +27,7 @@ def render(template: str, scripts: Sequence[str], data: Json, *, plots: bool = F
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")), scripts=[Markup(text) for text in texts],
         policy=policy(texts), data=Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")), **values,
     )  # fmt: skip
-    return page
+    return page.encode("utf-8", "backslashreplace").decode()  # halves of characters
 
 
 def policy(scripts: Sequence[str]) -> str:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 Json = dict[str, Any]
+
+
+def records(frame: pd.DataFrame) -> list[Json]:
+    """Its rows."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def number(value: float | None, digits: int = 5) -> float | None:
@@ -15,10 +22,9 @@ def number(value: float | None, digits: int = 5) -> float | None:
     return None if value is None or math.isnan(value) else float(f"{value:.{digits}g}")
 
 
-def numbers(row: Mapping[str, Any], names: Mapping[str, str] | list[str]) -> Json:
-    """These of its values; a mapping renames them."""
-    pairs = names.items() if isinstance(names, Mapping) else zip(names, names, strict=True)
-    return {to: number(row[name]) for name, to in pairs}
+def numbers(row: Mapping[str, Any], names: Sequence[str]) -> Json:
+    """These of its values."""
+    return {name: number(row[name]) for name in names}
 
 
 class Pool:

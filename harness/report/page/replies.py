@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from harness.report.page.board import full_name, is_self_test
 from harness.report.page.plain import Json, Pool, number
 from harness.report.page.questions import Questions
 from harness.report.page.traces import trace
+from harness.runs.errors import InputError
 from harness.runs.log import iter_log, read_config
 from harness.runs.scores import ScoreSpec, iter_scored
 from harness.runs.summary import Record, failed, trace_length
@@ -45,14 +47,29 @@ class Recorded:
         """Of these cells of a `runs` folder."""
         out = cls()
         for row in rows:
-            ids, full = out.ids.setdefault(row["cell"], set()), row["label"] == "none"
-            for (sample, _), line in iter_log(runs / row["cell"], "attention"):
-                if seen := _seen(line):
-                    ids.add(sample)
-                    if full:
-                        steps = np.array(seen["steps"])[1:, :, seen["measures"].index("similarity")]
-                        out.curves.setdefault(row["title"], []).append(steps[:, default_layer(steps.shape[1])])
+            with understood(runs / row["cell"]):
+                out._add(runs, row)
         return out
+
+    def _add(self, runs: Path, row: Row) -> None:
+        ids = self.ids.setdefault(row["cell"], set())
+        for (sample, _), line in iter_log(runs / row["cell"], "attention"):
+            if seen := _seen(line):
+                ids.add(sample)
+                if row["label"] == "none":
+                    steps = np.array(seen["steps"])[1:, :, seen["measures"].index("similarity")]
+                    self.curves.setdefault(row["title"], []).append(steps[:, default_layer(steps.shape[1])])
+
+
+@contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Raises InputError where a line of a cell's logs is not what it should be."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: a line of its logs was made by another version ({error!r})") from None
 
 
 def _seen(line: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -84,7 +101,10 @@ class Gallery:
     def section(self, flags: pd.DataFrame, limit: int, room: float) -> Json:
         """Of the samples in `flags` the first ones, as many as `limit` and `room` let in."""
         ids = list(flags.index[:limit])
-        replies = [self._replies(row, set(ids)) for row in self.rows]
+        replies: list[dict[str, Json]] = []
+        for row in self.rows:
+            with understood(self.runs / row["cell"]):
+                replies.append(self._replies(row, set(ids)))
         shown: list[Json] = []
         start, used = self.pictures.size + self.layouts.size, 0
         for sample, flag in flags.loc[ids].iterrows():
@@ -105,14 +125,20 @@ class Gallery:
         question, pictures, missing = self.questions.ask(sample)
         own = [reply.get(sample) for reply in replies]
         about: Json = next((reply for reply in own if reply), {})
-        where = {"benchmark": self.rows[0]["benchmark"], "model": self.rows[0]["model"], "paths.results": self.runs.parent}
-        keys = [f"{key}={value}" for key, value in where.items() if str(value) != "results"]
         return {
-            "id": sample, "command": shlex.join(["vtpbench", "report", "compare", sample, *keys]), "question": question, "answer": about.get("reference"), "category": about.get("category"),
+            "id": sample, "command": self._command(sample), "question": question, "answer": about.get("reference"),
+            "category": about.get("category"),
             "pictures": [self.pictures.add(picture) for picture in pictures], "missing": missing,
             "replies": [reply and {k: v for k, v in reply.items() if k not in ("reference", "category")}
                         for reply in own],
         }  # fmt: skip
+
+    def _command(self, sample: str) -> str:
+        """Shows all methods side by side."""
+        first, results = self.rows[0], self.runs.parent
+        keys = [f"benchmark={first['benchmark']}", f"model={first['model']}"]
+        keys += [] if str(results) == "results" else [f"paths.results={results}"]
+        return shlex.join(["vtpbench", "report", "compare", sample, *keys])
 
     def _replies(self, row: Row, ids: Collection[str]) -> dict[str, Json]:
         """Of one cell the first reply to each of these samples."""
@@ -125,7 +151,7 @@ class Gallery:
         out = {sample: _reply(line) for sample, (_, line) in lines.items()}
         for (sample, repeat), beside in iter_log(folder, "attention"):
             if sample in out and repeat == lines[sample][0] and (seen := _seen(beside)):
-                line = lines[sample][1] | {"benchmark": row["benchmark"]}
+                line = {**lines[sample][1], "benchmark": row["benchmark"]}
                 out[sample]["trace"] = trace(line, seen, config["model"], self.layouts)
         return out
 

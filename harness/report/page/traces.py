@@ -61,7 +61,7 @@ def changes(shown: Sequence[tuple[int, Sequence[int]]]) -> list[list[Any]]:
 
 def _box(box: Sequence[float] | None) -> list[int] | None:
     """Picture; top, left, bottom, right in ten-thousandths of it."""
-    return box and [int(box[0]), *(round(10_000 * x) for x in box[1:])]
+    return None if box is None else [int(box[0]), *(round(10_000 * x) for x in box[1:])]
 
 
 def _ends(ids: Sequence[int], text: str, model: Mapping[str, Any]) -> tuple[list[int], bool]:

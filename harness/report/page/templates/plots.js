@@ -68,7 +68,7 @@ function costs(points, axis, style, { layout }) {
     ? `Accuracy with 95 % intervals against ${AXES[axis]}. ` + (front.length
       ? "Line: Pareto front, the cells that no other one beats in both (oracle and replay do not compete)."
       : "No front: the cells were not all measured on one machine.")
-    : `Nothing is known of ${AXES[axis]} here.`;
+    : "No cell here has both an accuracy and this cost.";
 }
 
 function lengths(cells, style, { layout }) {
