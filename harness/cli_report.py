@@ -27,7 +27,7 @@ EPILOGS = {
     "report": epilog(
         KEYS | {"method": "of compare: names or globs of methods, with commas"},
         "report model=qwen3_vl_4b to=qwen.html",
-        "report compare 00042 benchmark=glyph_walk method=none,fastv,fastv+dstp",
+        "report compare 00188 benchmark=glyph_walk method=none,fastv,fastv+dstp",
     )
 }
 
