@@ -9,7 +9,7 @@ comma := ,
 
 .PHONY: help setup quickstart test test-oldest lint leaderboard
 help:
-	@echo "make quickstart   set up, run a real sweep on the CPU, print its leaderboard"
+	@echo "make quickstart   set up, run a real sweep on the CPU, print its leaderboard, write results/report.html"
 	@echo "make test         set up, check style and types, run all fast tests"
 	@echo "make test-oldest  engine, models, accounting, pruner and golden tests on transformers 5.17"
 	@echo "make lint         style and types alone"
@@ -25,9 +25,12 @@ $(STAMP): pyproject.toml constraints.txt
 		$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 
+# What a few replies looked at is recorded in a second run: their times are those of the first.
 quickstart: setup
 	$(BIN)/vtpbench run experiment=quickstart
+	$(BIN)/vtpbench run experiment=quickstart limit=20 record=attention
 	$(BIN)/vtpbench table
+	$(BIN)/vtpbench report
 
 # The oldest transformers that is supported, with the hub client of its time.
 test-oldest: setup

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import cli_repeat, cli_tables
+from harness import cli_repeat, cli_report, cli_tables
 from harness.benchmarks.errors import DataError
 from harness.cli_efficiency import EPILOGS, efficiency
 from harness.cli_plan import EPILOGS as PLAN_EPILOGS
@@ -40,6 +40,7 @@ Commas, range() and glob() span a grid. The same command again finishes what is 
 ARGUMENTS = {
     "diff": "FOLDER", "repeat": "FOLDER or key=value", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
     "analyze": "KIND or key=value", "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
+    "report": "compare SAMPLE_ID or key=value",
 }  # fmt: skip
 
 
@@ -109,11 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         ("table", cli_tables.table, "print the leaderboard, or a table of rows= and cols="),
         ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
         ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),
+        ("report", cli_report.report, "write one HTML file: leaderboard, figures, samples; or compare SAMPLE_ID"),
         ("status", status, "show all cells of the results folder"),
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        epilogs = cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS
+        epilogs = cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS | cli_report.EPILOGS
         description, epilog = f"{text[0].upper()}{text[1:]}.", epilogs.get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))

@@ -14,7 +14,9 @@ from harness.tables.frames import FLOPS, TablesError
 CEILINGS = frozenset({"oracle", "replay"})
 """Methods that know what no method can know; they stand on no front and keep nobody from it."""
 COSTS = {"flops": "T", "seconds": "s"}
-"""What a front can be drawn against, and the sign of that front in a table."""
+"""What a front of a table can be drawn against, and its sign there."""
+RETENTION = ("ret_prefill", "ret_decode", "kv")
+"""What else a front can be drawn against."""
 
 
 def total_flops(cells: pd.DataFrame) -> pd.Series:
@@ -30,20 +32,35 @@ def pareto(cells: pd.DataFrame, cost: str = "flops", by: Sequence[str] = ("title
 
     Args:
         cells: with accuracy, method, and `cost` or, for "flops", the parts of `total_flops`.
-        cost: "flops" (executed, of all parts) or "seconds", both per sample.
+        cost: "flops" (executed, of all parts) or "seconds", both per sample, or one of RETENTION.
         by: columns; cells that differ in one of them do not compete.
 
     Raises:
         TablesError: an unknown cost.
     """
-    if cost not in COSTS:
-        raise TablesError(f"a front is drawn against {' or '.join(COSTS)}, got {cost}")
+    if cost not in (*COSTS, *RETENTION):
+        raise TablesError(f"a front is drawn against {', '.join((*COSTS, *RETENTION))}; got {cost}")
     costs = cells[cost] if cost in cells else total_flops(cells)
     running = cells.accuracy.notna() & costs.notna() & ~cells.method.isin(CEILINGS)
     front = pd.Series(False, index=cells.index)
     for _, part in cells[running].groupby(list(by)):
         front[part.index] = _best(part.accuracy.to_numpy(), costs[part.index].to_numpy())
     return front
+
+
+def fronts(frame: pd.DataFrame, results: Path, costs: Iterable[str] = COSTS) -> pd.DataFrame:
+    """The frame of a leaderboard with `flops` (all parts), `machine` and for each cost front_<cost>.
+
+    Seconds compete only where all were taken on one machine.
+    """
+    known = machines(results, frame.cell)
+    frame = frame.assign(flops=total_flops(frame))
+    frame["machine"] = [" and ".join(sorted(known[cell])) or None for cell in frame.cell]
+    for cost in costs:
+        frame[f"front_{cost}"] = pareto(frame, cost)
+    one = frame.groupby("title").machine.transform("nunique") <= 1
+    frame["front_seconds"] &= one & ~frame.machine.str.contains(" and ", regex=False, na=False)
+    return frame
 
 
 def machines(results: Path, cells: Iterable[str]) -> dict[str, frozenset[str]]:

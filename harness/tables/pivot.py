@@ -20,7 +20,7 @@ from harness.tables import pivot_caption, pivot_text, render
 from harness.tables.bands import BUDGETS, bands
 from harness.tables.frames import TablesError
 from harness.tables.leaderboard import Leaderboard, compared
-from harness.tables.pareto import COSTS, machines, pareto, total_flops
+from harness.tables.pareto import fronts, total_flops
 from harness.tables.pivot_cells import AXES, placed, refuse
 from harness.tables.pivot_pairs import with_ratios, with_relative
 from harness.tables.pivot_text import METRICS, ROW, Asked
@@ -113,7 +113,7 @@ def pivot(
         frame = with_ratios(frame, samples)
     if asked.relative:
         frame = with_relative(frame, samples)
-    frame = _ordered(_banded(_fronts(frame, results), asked), asked)
+    frame = _ordered(_banded(fronts(frame, results), asked), asked)
     return Pivot(frame, pivot_caption.notes(frame, asked), asked, command)
 
 
@@ -122,17 +122,6 @@ def _valued(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     frame = frame.assign(headline=frame.metric_value, flops=total_flops(frame))
     frame["cost_per_correct"] = frame.flops / frame.accuracy.where(frame.accuracy > 0)
     return frame.assign(value=frame["accuracy" if parse(metric) else metric])
-
-
-def _fronts(frame: pd.DataFrame, results: Path) -> pd.DataFrame:
-    """With front_flops and front_seconds, and `machine`; seconds compete only where all were taken on one machine."""
-    known = machines(results, frame.cell)
-    frame["machine"] = [" and ".join(sorted(known[cell])) or None for cell in frame.cell]
-    for cost in COSTS:
-        frame[f"front_{cost}"] = pareto(frame, cost)
-    one = frame.groupby("title").machine.transform("nunique") <= 1
-    frame["front_seconds"] &= one & ~frame.machine.str.contains(" and ", regex=False, na=False)
-    return frame
 
 
 def _banded(frame: pd.DataFrame, asked: Asked) -> pd.DataFrame:

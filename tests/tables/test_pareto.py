@@ -43,7 +43,7 @@ def test_ties_stay_and_what_is_unknown_or_cheats_does_not_compete() -> None:
     frame = cells([(0.5, 1, "a"), (0.5, 1, "a"), (math.nan, 0, "a"), (0.9, math.nan, "a"), (1.0, 0.5, "a")])
     frame.loc[4, "method"] = "oracle"
     assert list(pareto(frame, "seconds")) == [True, True, False, False, False]
-    with pytest.raises(TablesError, match="flops or seconds, got dollars"):
+    with pytest.raises(TablesError, match="flops, seconds, ret_prefill, ret_decode, kv; got dollars"):
         pareto(frame, "dollars")
 
 

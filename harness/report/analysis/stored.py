@@ -86,7 +86,12 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def watched_layer(ask: Ask, depth: int) -> int:
     """The layer to read (see `Ask.layer`)."""
-    layer = min(2, depth - 1) if ask.layer is None else ask.layer
+    layer = default_layer(depth) if ask.layer is None else ask.layer
     if not -depth <= layer < depth:
         raise InputError(f"layer={layer} is not one of {depth} layers")
     return layer % depth
+
+
+def default_layer(depth: int) -> int:
+    """The layer that DSTP watches on top of a method before layer 0."""
+    return min(2, depth - 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.benchmarks.base import Benchmark
 from harness.benchmarks.errors import DataError
 from harness.benchmarks.table import Entry, Table
 from harness.runs.cells import make_benchmark
@@ -78,6 +79,14 @@ class Answers:
 
 
 def _table(folder: Path, config: Mapping[str, Any], data: str | None) -> Table:
+    benchmark = stored_benchmark(folder, config, data)
+    if not isinstance(benchmark, Table):
+        raise InputError(f"{folder}: no other kit has {config['benchmark']['name']}")
+    return benchmark
+
+
+def stored_benchmark(folder: Path, config: Mapping[str, Any], data: str | None = None) -> Benchmark:
+    """The benchmark of a cell, read from `data`, or from where the cell found it. Raises InputError."""
     plain, commit = config["benchmark"], config.get("data", {}).get("commit")
     params = {key: value for key, value in plain.items() if key not in ("name", "_target_")}
     check_targets(plain, (), f"{folder}: benchmark")
@@ -85,7 +94,4 @@ def _table(folder: Path, config: Mapping[str, Any], data: str | None) -> Table:
         params["data"] = data
     elif commit:  # what a name such as main meant in the run
         params["revision"] = commit
-    benchmark, _ = make_benchmark(Component(plain["name"], plain["_target_"], params))
-    if not isinstance(benchmark, Table):
-        raise InputError(f"{folder}: no other kit has {plain['name']}")
-    return benchmark
+    return make_benchmark(Component(plain["name"], plain["_target_"], params))[0]

@@ -1,0 +1,9 @@
+"use strict";
+(function compare() {
+  const [part] = data.gallery;
+  const [sample] = part.samples;
+  const panels = part.methods.map((method, i) => panel(sample, method, sample.replies[i], "h2"));
+  const moved = player(panels);
+  document.getElementById("viewer").append(question(sample), ...(moved ? [moved, legend()] : []),
+    el("div", { class: "panels" }, ...panels.map((one) => one.element)));
+})();
