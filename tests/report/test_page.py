@@ -137,7 +137,9 @@ def test_half_a_character_is_spelt_out() -> None:
     assert made.encode() and "Sample \\ud800" in made
 
 
-def test_records_of_another_version_are_one_line(copied: Callable[[], Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_of_another_version_are_one_line(
+    copied: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     results = copied()
     file = next(results.glob("runs/*/glyph_walk/fastv@0.333/*/attention-*.jsonl"))
     file.write_text(file.read_text().replace('"boxes"', '"places"'))
