@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import cli_repeat, cli_tables
+from harness import cli_repeat, cli_share, cli_tables
 from harness.benchmarks.errors import DataError
 from harness.cli_efficiency import EPILOGS, efficiency
 from harness.cli_plan import EPILOGS as PLAN_EPILOGS
@@ -40,6 +40,7 @@ Commas, range() and glob() span a grid. The same command again finishes what is 
 ARGUMENTS = {
     "diff": "FOLDER", "repeat": "FOLDER or key=value", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
     "analyze": "KIND or key=value", "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
+    "submit": "FOLDER or key=value", "verify": "BUNDLE or key=value",
 }  # fmt: skip
 Verb = Callable[[argparse.Namespace, "Backend | None"], int]
 
@@ -110,11 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         ("table", cli_tables.table, "print the leaderboard, or a table of rows= and cols="),
         ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
         ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),
+        ("submit", cli_share.submit, "write finished cells as one file to give away (to=bundle.zip)"),
+        ("verify", cli_share.verify, "check a bundle that somebody else made; to=FOLDER unpacks it"),
         ("status", status, "show all cells of the results folder"),
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        epilogs = cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS
+        epilogs = cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS | cli_share.EPILOGS
         description, epilog = f"{text[0].upper()}{text[1:]}.", epilogs.get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
