@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import cli_repeat, cli_share, cli_tables
+from harness import cli_figure, cli_repeat, cli_share, cli_tables
 from harness.benchmarks.errors import DataError
 from harness.cli_efficiency import EPILOGS, efficiency
 from harness.cli_plan import EPILOGS as PLAN_EPILOGS
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
             "measure and draw what papers show: on stored runs, or on the tiny models",
         ),
         ("table", cli_tables.table, "print the leaderboard, or a table of rows= and cols="),
+        ("figure", cli_figure.figure, "draw accuracy against retention, FLOPs and seconds, with fronts"),
         ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
         ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),
         ("submit", cli_share.submit, "write finished cells as one file to give away (to=bundle.zip)"),
@@ -117,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        epilogs = cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS | cli_share.EPILOGS
+        epilogs = (
+            cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS | cli_share.EPILOGS | cli_figure.EPILOGS
+        )
         description, epilog = f"{text[0].upper()}{text[1:]}.", epilogs.get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
