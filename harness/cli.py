@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import cli_figure, cli_repeat, cli_share, cli_tables
+from harness import cli_conform, cli_figure, cli_repeat, cli_share, cli_tables
 from harness.benchmarks.errors import DataError
 from harness.cli_efficiency import EPILOGS, efficiency
 from harness.cli_plan import EPILOGS as PLAN_EPILOGS
@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "vtpbench", description="Benchmarks of visual token pruning.", epilog=EPILOG, formatter_class=form
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
+    own = (cli_conform, cli_figure, cli_repeat, cli_share, cli_tables)
+    epilogs = EPILOGS | PLAN_EPILOGS | {name: text for module in own for name, text in module.EPILOGS.items()}
     for name, verb, text in (
         ("run", run, "run a grid of cells; finished samples are never run again"),
         ("plan", plan, "show the cells of a grid, what is done and what the rest will cost"),
@@ -112,15 +114,13 @@ def _parser() -> argparse.ArgumentParser:
         ("figure", cli_figure.figure, "draw accuracy against retention, FLOPs and seconds, with fronts"),
         ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
         ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),
+        ("conform", cli_conform.conform, "check that a method holds what every method must, on the tiny models"),
         ("submit", cli_share.submit, "write finished cells as one file to give away (to=bundle.zip)"),
         ("verify", cli_share.verify, "check a bundle that somebody else made; to=FOLDER unpacks it"),
         ("status", status, "show all cells of the results folder"),
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        epilogs = (
-            cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS | cli_share.EPILOGS | cli_figure.EPILOGS
-        )
         description, epilog = f"{text[0].upper()}{text[1:]}.", epilogs.get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
