@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import cli_repeat, cli_report, cli_tables
+from harness import (
+    cli_conform,
+    cli_efficiency,
+    cli_figure,
+    cli_plan,
+    cli_repeat,
+    cli_report,
+    cli_share,
+    cli_tables,
+)
 from harness.benchmarks.errors import DataError
-from harness.cli_efficiency import EPILOGS, efficiency
-from harness.cli_plan import EPILOGS as PLAN_EPILOGS
-from harness.cli_plan import plan, resolved
 from harness.runs.compose import Configs, compose_all, parse, split
 from harness.runs.errors import InputError, Skip, Stopped
 from harness.runs.signals import Interrupted, terminable
@@ -37,10 +43,12 @@ Commas, range() and glob() span a grid. The same command again finishes what is 
 `vtpbench list` shows models, methods, benchmarks and experiments; conf/run.yaml explains every key.
 """
 
+MODULES = (cli_conform, cli_efficiency, cli_figure, cli_plan, cli_repeat, cli_report, cli_share, cli_tables)
 ARGUMENTS = {
     "diff": "FOLDER", "repeat": "FOLDER or key=value", "score": "FOLDER or key=value", "export": "FOLDER or key=value",
     "analyze": "KIND or key=value", "published": "METHOD, MODEL or key=value", "reproduce": "EXPERIMENT or key=value",
     "report": "compare SAMPLE_ID or key=value",
+    "submit": "FOLDER or key=value", "verify": "BUNDLE or key=value",
 }  # fmt: skip
 
 
@@ -93,29 +101,33 @@ def _parser() -> argparse.ArgumentParser:
         "vtpbench", description="Benchmarks of visual token pruning.", epilog=EPILOG, formatter_class=form
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
+    epilogs = {name: text for module in MODULES for name, text in module.EPILOGS.items()}
     for name, verb, text in (
         ("run", run, "run a grid of cells; finished samples are never run again"),
-        ("plan", plan, "show the cells of a grid, what is done and what the rest will cost"),
+        ("plan", cli_plan.plan, "show the cells of a grid, what is done and what the rest will cost"),
         ("score", score, "score stored replies again: another rule (rule=), or a judge (judge=)"),
         ("export", export, "write stored replies in another kit's format (to=vlmevalkit or to=lmms_eval)"),
         ("repeat", cli_repeat.repeat, "run a cell n= times again with slots=, and count the answers that flip"),
         ("check", check, "check a benchmark's data: schema, revision, number of rows"),
         ("fit", fit, "find FitPrune's schedule or VTW's layer on limit= samples (16); out=FILE keeps it"),
-        ("efficiency", efficiency, "measure what methods save at a given length, beside the unpruned model"),
         (
-            "analyze",
-            cli_tables.analyze,
-            "measure and draw what papers show: on stored runs, or on the tiny models",
+            "efficiency",
+            cli_efficiency.efficiency,
+            "measure what methods save, beside the unpruned model",
         ),
+        ("analyze", cli_tables.analyze, "measure and draw what papers show: on stored runs, or the tiny models"),
         ("table", cli_tables.table, "print the leaderboard, or a table of rows= and cols="),
+        ("figure", cli_figure.figure, "draw accuracy against retention, FLOPs and seconds, with fronts"),
         ("published", cli_tables.published, "show published numbers: of a method, of a model, of both"),
         ("reproduce", cli_tables.reproduce, "set own runs beside the published table of an experiment"),
         ("report", cli_report.report, "write one HTML file: leaderboard, figures, samples; or compare SAMPLE_ID"),
+        ("conform", cli_conform.conform, "check that a method holds what every method must, on the tiny models"),
+        ("submit", cli_share.submit, "write finished cells as one file to give away (to=bundle.zip)"),
+        ("verify", cli_share.verify, "check a bundle that somebody else made; to=FOLDER unpacks it"),
         ("status", status, "show all cells of the results folder"),
         ("list", list_options, "show models, methods, benchmarks, experiments"),
         ("diff", diff, "compare two cell folders: configuration and replies"),
     ):
-        epilogs = cli_tables.EPILOGS | EPILOGS | PLAN_EPILOGS | cli_repeat.EPILOGS | cli_report.EPILOGS
         description, epilog = f"{text[0].upper()}{text[1:]}.", epilogs.get(name)
         sub = verbs.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=form)
         sub.add_argument("overrides", nargs="*", metavar=ARGUMENTS.get(name, "key=value"))
@@ -136,7 +148,7 @@ def run(arguments: argparse.Namespace, backend: Backend | None) -> int:
     from harness.runs.run import run_cells
 
     backend = backend or TorchBackend()
-    found = resolved(arguments, Resolver(backend))
+    found = cli_plan.resolved(arguments, Resolver(backend))
     outcomes = run_cells(found.cells, backend)
     bad = [outcome for outcome in outcomes if outcome.failed]
     for outcome in bad:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli_tables import LEADERBOARD_KEYS, RESULTS, epilog, named, whole, write
+from harness.cli_tables import LEADERBOARD_KEYS, RESULTS, epilog, listed, whole, write
 from harness.runs.compose import split
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys, convert
@@ -45,7 +45,7 @@ def report(arguments: argparse.Namespace, backend: Backend | None) -> int:
     results = Path(keys.get("paths.results", "results"))
     to = Path(keys.get("to", results / ("report.html" if sample is None else "compare.html")))
     chosen = Chosen(
-        results=results, models=named(keys, "model"), benchmarks=named(keys, "benchmark"),
+        results=results, models=listed(keys, "model"), benchmarks=listed(keys, "benchmark"),
         protocol=keys.get("protocol"), against=keys.get("against", "full"),
         margin=convert(keys.get("margin", 1.0), float, "margin"),
     )  # fmt: skip
@@ -56,7 +56,7 @@ def report(arguments: argparse.Namespace, backend: Backend | None) -> int:
     if sample is None:
         page = report_of(chosen, limit, command)
     else:
-        page = compare(chosen, sample, named(keys, "method"), command)
+        page = compare(chosen, sample, listed(keys, "method"), command)
     write(to, page.html)
     left = f" ({page.left_out} left out: samples=)" if page.left_out else ""
     print(f"{to}: {len(page.html) / 1e6:.1f} MB, {page.cells} cells, {page.samples} samples{left}")

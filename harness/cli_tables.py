@@ -96,7 +96,7 @@ def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
     asked = {key: keys[key] for key in PIVOT_KEYS if key in keys}
     make = pivot if asked else leaderboard
     found = make(
-        _results(keys), models=named(keys, "model"), benchmarks=named(keys, "benchmark"),
+        _results(keys), models=listed(keys, "model"), benchmarks=listed(keys, "benchmark"),
         protocol=keys.get("protocol"), margin=convert(keys.get("margin", 1.0), float, "margin"),
         against=keys.get("against", "full"),
         command=keys.get("made_by") or " ".join(["vtpbench table", *arguments.overrides]), **asked,
@@ -126,10 +126,10 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
     check_keys(keys, REPRODUCE_KEYS, "")
     to = _form(keys)
     configs = Configs.find(arguments.config_dir)
-    names = [name for text in names for name in text.split(",")] + list(named(keys, "experiment"))
+    names = [name for text in names for name in text.split(",")] + list(listed(keys, "experiment"))
     if not names:
         raise InputError(f"reproduce needs experiments; known: {', '.join(configs.options('experiment'))}")
-    wanted = {key: named(keys, key) for key in ("model", "benchmark", "pruner")}
+    wanted = {key: listed(keys, key) for key in ("model", "benchmark", "pruner")}
     _show(reproduction(names, configs, _results(keys), tiny=arguments.tiny, **wanted), to)
     return 0
 
@@ -145,11 +145,11 @@ def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
     check_keys(keys, ANALYZE_KEYS, "")
     if unknown := [name for name in names if name not in KINDS]:
         raise InputError(f"unknown analysis {unknown[0]!r}; known: {', '.join(KINDS)}")
-    models, own = named(keys, "model"), "paths.results" not in keys
+    models, own = listed(keys, "model"), "paths.results" not in keys
     layer, limit = (whole(keys[key], key) if key in keys else None for key in ("layer", "limit"))
     ask = Ask(
-        results=OWN_RUNS if own else _results(keys), models=models, benchmarks=named(keys, "benchmark"), layer=layer,
-        limit=limit, kinds=named(keys, "kinds"), configs=Configs.find(arguments.config_dir),
+        results=OWN_RUNS if own else _results(keys), models=models, benchmarks=listed(keys, "benchmark"), layer=layer,
+        limit=limit, kinds=listed(keys, "kinds"), configs=Configs.find(arguments.config_dir),
         backend=backend or TorchBackend(),
     )  # fmt: skip
     names, out = names or list(KINDS), make_folder(Path(keys.get("out", "results/analysis")))
@@ -213,7 +213,8 @@ def _results(keys: Mapping[str, str]) -> Path:
     return Path(keys.get("paths.results", "results"))
 
 
-def named(keys: Mapping[str, str], key: str) -> tuple[str, ...]:
+def listed(keys: Mapping[str, str], key: str) -> tuple[str, ...]:
+    """The values of a key that takes several, with commas; none if it is not given. Raises InputError."""
     if key not in keys:
         return ()
     names = tuple(keys[key].split(","))

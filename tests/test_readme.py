@@ -4,22 +4,50 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import harness
+from harness import cli_plan
 from harness.benchmarks.glyph_tasks import Glyphs
-from harness.cli import main
+from harness.cli import _parse, main
+from harness.cli_efficiency import grouped
+from harness.cli_tables import ANALYZE_KEYS
+from harness.report.analysis import KINDS
+from harness.runs.cells import parse_config
+from harness.runs.compose import Composed, Configs, compose_all, parse, split
+from harness.runs.config import RunConfig
+from harness.runs.errors import Skip
 from tests.test_imports import ALLOWED
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+
+
+def blocks(kind: str) -> list[tuple[str, str]]:
+    """Blocks of code of all pages, with a name for each."""
+    found = [(name, block) for name, page in PAGES.items() for block in re.findall(rf"```{kind}\n(.*?)```", page, re.S)]
+    return [(f"{name} {i}", block) for i, (name, block) in enumerate(found)]
+
+
+PYTHON, BLOCKS = blocks("python"), [block for _, block in blocks("python")]
+COMMANDS = list(dict.fromkeys(
+    command
+    for _, block in blocks("bash")
+    for line in block.splitlines()
+    for command in re.findall(r"(?:^|&& |slurm_ray.sh )(vtpbench [^#&]*[^#& ])", line)
+))  # fmt: skip
+GRIDS = {
+    "run": (), "plan": cli_plan.KEYS, "check": (), "fit": ("out",), "conform": (), "efficiency": ("to",),
+}  # fmt: skip
+"""Verbs whose keys are those of a configuration, and the keys that are not."""
 
 
 def test_notebook_block(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,32 +71,70 @@ def test_own_method_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert found["n"] == 4 and found["ret_prefill"] == pytest.approx(21 / 64)
 
 
-def test_commands_exist() -> None:
-    """Every `vtpbench` line of the README names a verb that exists."""
-    verbs = set(re.findall(r"^vtpbench (\w+)", README, re.MULTILINE))
+@pytest.mark.parametrize("block", [block for _, block in PYTHON], ids=[name for name, _ in PYTHON])
+def test_python_blocks_run(block: str) -> None:
+    """Every block of every page, alone, with a picture at hand."""
+    exec(block, {"image": Image.new("RGB", (64, 64)), "__name__": "shown"})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grids compose; what only reads accepts its keys, and in an empty folder misses its files and nothing else."""
+    arguments = _parse(shlex.split(line, comments=True)[1:])
+    verb, overrides = str(arguments.verb.__name__), list(arguments.overrides)
+    if verb in GRIDS:
+        keys = {key: text for key, text in parse(overrides).items() if key not in GRIDS[verb]}
+        composed = compose_all([f"{key}={text}" for key, text in keys.items()], Configs.find())
+        if verb == "efficiency":
+            assert grouped(composed)
+        else:
+            assert list(configurations(composed))
+    elif verb == "analyze":
+        names, keys = split(overrides)
+        assert {*names} <= {*KINDS} and keys.keys() <= ANALYZE_KEYS.keys()
+    else:
+        monkeypatch.chdir(tmp_path)
+        code, error = main(shlex.split(line, comments=True)[1:]), capsys.readouterr().err
+        assert code == 0 or re.search(r"no runs under|is not the folder of a cell|No such file|no cell", error), error
+
+
+def configurations(composed: Iterable[Composed]) -> Iterator[RunConfig]:
+    """Those of a grid; experiments leave out what is not here."""
+    for one in composed:
+        with suppress(Skip):
+            yield parse_config(one)
+
+
+def test_there_are_commands_and_blocks() -> None:
+    verbs = {line.split()[1] for line in COMMANDS}
     out = subprocess.run([sys.executable, "-m", "harness", "--help"], capture_output=True, text=True, check=True).stdout
-    assert verbs and all(re.search(rf"^\s+{verb}\s", out, re.MULTILINE) for verb in verbs)
+    shown = set(re.findall(r"^    (\w+)(?: |$)", out, re.MULTILINE))
+    assert len(PYTHON) >= 2 and verbs <= shown
+    assert not shown - verbs, "a verb that no page shows"
 
 
 def test_leaderboard_is_the_committed_one() -> None:
-    lines = [line for line in README.splitlines() if line.startswith("|") and ("%" in line or "[" in line)]
-    measured = (ROOT / "results/leaderboard/quickstart.md").read_text().splitlines()
+    lines = [
+        line for line in PAGES["README.md"].splitlines() if (line.startswith("|") and "[" in line) or "| -" in line
+    ]
     shown = [line for line in lines if "](" not in line]
+    measured = (ROOT / "results/leaderboard/quickstart.md").read_text(encoding="utf-8").splitlines()
     assert len(shown) == 10 and set(shown) <= set(measured)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", PAGES[name]):
+        assert target.startswith("https://") or (folder / target).exists(), target
 
 
 def test_picture_of_the_imports() -> None:
     """Each arrow is one that the test of imports allows."""
-    text = (ROOT / "docs/architecture.md").read_text()
-    names = {"cli": "harness.cli", "pruners": "pruners"}
-    names |= {name.rpartition(".")[2]: name for name in ALLOWED}
-    arrows = re.findall(r"^  (\w+)(?:\[[^\]]*\])? --> (\w+)", text, re.MULTILINE)
+    names = {"pruners": "pruners"} | {package.rpartition(".")[2]: package for package in ALLOWED}
+    arrows = re.findall(r"^  (\w+)(?:\[[^\]]*\])? --> (\w+)", PAGES["architecture.md"], re.MULTILINE)
     assert len(arrows) > 8
     for source, target in arrows:
         assert source == "cli" or names[target] in ALLOWED[names[source]], (source, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,17 +223,28 @@ def budget(pruner: Pruner) -> tuple[float | None, int | None]:
 def _name(config: RunConfig, pruner: Pruner, decoding: Decoding, identity: dict[str, Any]) -> str:
     for group in ("model", "benchmark", "pruner", "addon"):
         check_name(getattr(config, group).name, f"{group}.name")
-    keep, tokens = budget(pruner)
+    names = config.model.name, config.benchmark.name, config.pruner.name
+    addon = config.addon.name if config.addon.target else None
+    return cell_name(names, addon, budget(pruner), decoding.temperature, identity)
+
+
+def cell_name(
+    names: tuple[str, str, str], addon: str | None, budget: tuple[float | None, int | None], temperature: float,
+    identity: Mapping[str, Any],
+) -> str:  # fmt: skip
+    """See `Cell`.
+
+    Args:
+        names: of model, benchmark and method.
+        budget: keep and tokens.
+    """
+    (model, benchmark, pruner), (keep, tokens) = names, budget
     size = f"@{tokens}t" if tokens is not None else f"@{keep:.3g}" if keep is not None else ""
-    how = "greedy" if decoding.temperature == 0 else f"t{decoding.temperature:g}"
-    method = f"{config.pruner.name}{size}{_plus(config)}"
-    return f"{config.model.name}/{config.benchmark.name}/{method}/{how}-{digest(identity)[:8]}"
+    how = "greedy" if temperature == 0 else f"t{temperature:g}"
+    plus = f"+{addon}" if addon else ""
+    return f"{model}/{benchmark}/{pruner}{size}{plus}/{how}-{digest(identity)[:8]}"
 
 
 def _label(choices: dict[str, str]) -> str:
     addon = "" if choices["addon"] == "none" else f"+{choices['addon']}"
     return f"{choices['model']}/{choices['benchmark']}/{choices['pruner']}{addon}"
-
-
-def _plus(config: RunConfig) -> str:
-    return f"+{config.addon.name}" if config.addon.target else ""

@@ -140,7 +140,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = yaml.load((folder / "config.yaml").read_text(), LOADER)
         check_config(config)
-    except (OSError, yaml.YAMLError, UnicodeError, TypeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         why = str(error).partition("\n")[0]
         raise InputError(f"{folder} is not the folder of a cell: {why}") from None
     return config

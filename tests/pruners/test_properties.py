@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.models.known import INTERNVL, LLAVA, QWEN
 from pruners import ModelInfo, Pruner, PrunerError, Sample, Selection, View, VisualLayout
 from pruners.signals import Attention, ClipPatches, Hidden, Signal, TowerAttention, TowerHidden
+from pruners.valid import faults
 from pruners.views import ClipText
 from tests.engine.methods import METHODS
 
@@ -122,14 +123,8 @@ def test_selections_are_valid(name: str, seed: int, grid: tuple[int, int], keep:
             assert all(torch.equal(scene.given[key], value) for key, value in before.items())
             if selection is None:
                 continue
-            source = selection.source
-            assert source.dtype == torch.int64 and bool(((source >= -1) & (source < len(view))).all())
-            kept, method = source[source >= 0], SINGLE[name]
-            assert method.may_repeat or len(kept.unique()) == len(kept)
-            assert method.may_pad or selection.weights is not None or len(kept) == len(source)
-            assert again[1] is not None and torch.equal(again[1].source, source)
-            rows = selection.rows(view.features)
-            assert rows.shape == (len(source), WIDTH) and bool(rows.isfinite().all())
+            assert not list(faults(SINGLE[name], view, selection))
+            assert again[1] is not None and torch.equal(again[1].source, selection.source)
 
 
 @pytest.mark.parametrize("name", SINGLE)

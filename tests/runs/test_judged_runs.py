@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,3 +95,22 @@ def test_a_missing_key_is_bad_input(base, monkeypatch, capsys):
     monkeypatch.delenv("JUDGE_KEY")
     assert main(["run", *base, *judge("http://127.0.0.1:9/v1")], FakeBackend()) == 2
     assert "JUDGE_KEY is not set" in capsys.readouterr().err
+
+
+def test_a_bundle_of_judged_replies(base, data, tmp_path, capsys):
+    """Neither key nor address gets in; verdicts are covered but not judged again, and both is said."""
+    with serve(lambda calls: Answer(completion("1"))) as (url, _):
+        assert main(["run", *base, *judge(url)], FakeBackend()) == 0
+    file = tmp_path / "b.zip"
+    assert main(["submit", str(cell(tmp_path)), f"to={file}"]) == 0
+    with zipfile.ZipFile(file) as archive:
+        together = b"".join(map(archive.read, archive.namelist()))
+    for secret in (KEY, "JUDGE_KEY", url, str(tmp_path)):
+        assert secret.encode() not in together
+    capsys.readouterr()
+    assert main(["verify", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "asks a judge: every reply has its verdict, none was judged again" in said
+    assert "the data of mathverse is not on this machine" in said
+    assert main(["verify", str(file), f"benchmark.data={data}"]) == 0
+    assert "not checked: benchmark" not in capsys.readouterr().out

@@ -16,6 +16,7 @@ STYLE: dict[str, Any] = {
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 8, "svg.hashsalt": "vtpbench", "figure.dpi": 100,
     "savefig.dpi": 130, "axes.axisbelow": True,
+    "pdf.fonttype": 42, "text.parse_math": False,
 }  # fmt: skip
 
 
