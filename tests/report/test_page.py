@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from harness.cli import main
+from harness.report.page import build
 from harness.report.page.html import policy, render
 from harness.report.page.replies import ranked
 from harness.report.page.traces import changes
@@ -109,6 +110,14 @@ def test_a_report_says_what_it_leaves_out(stored: Path, tmp_path: Path, capsys: 
     assert "20 more are left out" in text and len(Page(text).data["pictures"]) == 4
 
 
+def test_a_report_has_no_more_than_there_is_room_for(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "ROOM", 60_000)
+    written = build.report(build.Chosen(results=stored), 40, "")
+    gallery = Page(written.html).data["gallery"]
+    assert [part["leftOut"] + len(part["samples"]) for part in gallery] == [12, 12]
+    assert 2 <= written.samples < 24 and all(len(json.dumps(part["samples"])) < 30_000 for part in gallery)
+
+
 def test_pictures_that_are_not_here_are_said_to_be_missing(copied: Callable[[], Path], tmp_path: Path) -> None:
     results = copied()
     for file in results.glob("runs/*/glyph_walk/*/*/config.yaml"):
@@ -137,9 +146,7 @@ def test_half_a_character_is_spelt_out() -> None:
     assert made.encode() and "Sample \\ud800" in made
 
 
-def test_records_of_another_version_are_one_line(
-    copied: Callable[[], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_records_of_another_version_are_one_line(copied, capsys):
     results = copied()
     file = next(results.glob("runs/*/glyph_walk/fastv@0.333/*/attention-*.jsonl"))
     file.write_text(file.read_text().replace('"boxes"', '"places"'))

@@ -12,7 +12,9 @@ import pandas as pd
 from harness.report.page import board, figures
 from harness.report.page.html import render
 from harness.report.page.plain import Json, Pool, records
-from harness.report.page.replies import Gallery, Recorded, ranked
+from harness.report.page.questions import Questions
+from harness.report.page.recorded import Recorded
+from harness.report.page.replies import Gallery, ranked
 from harness.runs.errors import InputError
 from harness.tables import caption
 from harness.tables.columns import Row
@@ -59,12 +61,12 @@ def report(chosen: Chosen, limit: int, command: str) -> Written:
     rows = records(frame)
     runs, sections = runs_folder(chosen.results), board.sections(rows)
     recorded = Recorded.read(runs, rows)
-    pictures, layouts, gallery = Pool(), Pool(), list[Json]()
+    pool, gallery, known = (Pool(), Pool()), list[Json](), dict[str, Questions]()
     for section in sections:
         own = [row for row in rows if row["title"] == section["title"]]
         cells = [row["cell"] for row in own]
         flags = ranked(own, samples[samples.cell.isin(cells)], set().union(*(recorded.ids[cell] for cell in cells)))
-        found = Gallery(runs, section["title"], own, pictures, layouts)
+        found = Gallery(runs, section["title"], own, Questions.of(runs / cells[0], known), pool)
         gallery.append(found.section(flags, limit, ROOM / len(sections)))
     shown, left = sum(len(s["samples"]) for s in gallery), sum(s["leftOut"] for s in gallery)
     points, boxes = figures.costs(frame, chosen.results), figures.lengths(frame, samples)
@@ -73,7 +75,7 @@ def report(chosen: Chosen, limit: int, command: str) -> Written:
         "board": sections, "choices": board.choices(sections),
         "figures": [{"title": s["title"], "costs": points.get(s["title"], []), "lengths": boxes.get(s["title"], []),
                      "shifts": shifts.get(s["title"])} for s in sections],
-        "gallery": gallery, "pictures": pictures.values, "layouts": layouts.values,
+        "gallery": gallery, "pictures": pool[0].values, "layouts": pool[1].values,
     }  # fmt: skip
     facts = [(len(rows), "cell"), (frame.model.nunique(), "model"), (frame.benchmark.nunique(), "benchmark")]
     html = render(
@@ -100,10 +102,10 @@ def compare(chosen: Chosen, sample: str, methods: Sequence[str], command: str) -
     if not rows:
         known = ", ".join(dict.fromkeys(map(board.full_name, records(there))))
         raise InputError(f"no method {', '.join(methods)} has sample {sample!r}; there are: {known}")
-    pictures, layouts = Pool(), Pool()
+    runs, pool = runs_folder(chosen.results), (Pool(), Pool())
     flags = ranked(rows, samples[(samples.id == sample) & samples.cell.isin(there.cell)], ())
-    found = Gallery(runs_folder(chosen.results), titles[0], rows, pictures, layouts)
-    data = {"gallery": [found.section(flags, 1, ROOM)], "pictures": pictures.values, "layouts": layouts.values}
+    found = Gallery(runs, titles[0], rows, Questions.of(runs / rows[0]["cell"], {}), pool)
+    data = {"gallery": [found.section(flags, 1, ROOM)], "pictures": pool[0].values, "layouts": pool[1].values}
     html = render("compare.html.j2", ["common.js", "sample.js", "compare.js"], data, sample=sample, title=titles[0],
                   command=command)  # fmt: skip
     return Written(html, len(rows), 1, 0)

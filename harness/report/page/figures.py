@@ -39,11 +39,12 @@ def costs(frame: pd.DataFrame, results: Path) -> dict[str, list[Json]]:
 
 def lengths(frame: pd.DataFrame, samples: pd.DataFrame) -> dict[str, list[Json]]:
     """By title a row per cell: QUANTILES of the tokens that its replies have."""
-    found = samples[~samples.failed].groupby("cell", observed=True)["trace_length"]
+    found = samples[~samples.failed].groupby("cell", observed=True).trace_length
     table, sizes = found.quantile(np.array(QUANTILES)).unstack(), found.size()
+    quantiles = dict(zip(table.index, table.to_numpy().tolist(), strict=True))
     out: dict[str, list[Json]] = {}
-    for row in records(frame[frame.cell.isin(quantiles.index)]):
-        own = [number(value) for value in quantiles.loc[row["cell"]].tolist()]
+    for row in records(frame[frame.cell.isin(list(quantiles))]):
+        own = [number(value) for value in quantiles[row["cell"]]]
         out.setdefault(row["title"], []).append({**_name(row), "quantiles": own, "n": int(sizes[row["cell"]])})
     return out
 

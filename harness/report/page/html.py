@@ -18,10 +18,11 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def render(template: str, scripts: Sequence[str], data: Json, *, plots: bool = False, **values: object) -> str:
     """A page; `data` is what its scripts read, `values` what the template names."""
-    from plotly.offline import get_plotlyjs
+    texts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in scripts]
+    if plots:
+        from plotly.offline import get_plotlyjs
 
-    files = [(TEMPLATES / name).read_text(encoding="utf-8") for name in scripts]
-    texts = [*([get_plotlyjs()] if plots else []), *files]
+        texts = [get_plotlyjs(), *texts]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     page: str = environment.get_template(template).render(
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")), scripts=[Markup(text) for text in texts],

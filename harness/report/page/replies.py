@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from harness.report.analysis.stored import default_layer
 from harness.report.page.board import full_name, is_self_test
 from harness.report.page.plain import Json, Pool, number
 from harness.report.page.questions import Questions
+from harness.report.page.recorded import seen_in, understood
 from harness.report.page.traces import trace
-from harness.runs.errors import InputError
 from harness.runs.log import iter_log, read_config
 from harness.runs.scores import ScoreSpec, iter_scored
 from harness.runs.summary import Record, failed, trace_length
@@ -28,54 +22,6 @@ from harness.tables.columns import Row, budget
 
 HALF = 0.5
 """Credit from which a reply counts as right where methods are compared."""
-
-
-@dataclass
-class Recorded:
-    """What cells have on record.
-
-    Attributes:
-        ids: samples with a record of attention, by cell.
-        curves: similarity to the prefill by step, of all replies of the full model, by title.
-    """
-
-    ids: dict[str, set[str]] = field(default_factory=dict)
-    curves: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, runs: Path, rows: Sequence[Row]) -> Recorded:
-        """Of these cells of a `runs` folder."""
-        out = cls()
-        for row in rows:
-            with understood(runs / row["cell"]):
-                out._add(runs, row)
-        return out
-
-    def _add(self, runs: Path, row: Row) -> None:
-        ids = self.ids.setdefault(row["cell"], set())
-        for (sample, _), line in iter_log(runs / row["cell"], "attention"):
-            if seen := _seen(line):
-                ids.add(sample)
-                if row["label"] == "none":
-                    steps = np.array(seen["steps"])[1:, :, seen["measures"].index("similarity")]
-                    self.curves.setdefault(row["title"], []).append(steps[:, default_layer(steps.shape[1])])
-
-
-@contextmanager
-def understood(folder: Path) -> Iterator[None]:
-    """Raises InputError where a line of a cell's logs is not what it should be."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{folder}: a line of its logs was made by another version ({error!r})") from None
-
-
-def _seen(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of a reply to a picture, if there is one."""
-    found: dict[str, Any] = line.get("attention") or {}
-    return found if found.get("visual_tokens") else None
 
 
 def ranked(rows: Sequence[Row], samples: pd.DataFrame, recorded: Collection[str]) -> pd.DataFrame:
@@ -90,13 +36,16 @@ def ranked(rows: Sequence[Row], samples: pd.DataFrame, recorded: Collection[str]
     return flags.loc[order.sort_values(["first", "variance", "name"]).index]
 
 
+Pools = tuple[Pool, Pool]
+"""Pictures and layouts, which samples share."""
+
+
 class Gallery:
     """Chosen samples of one section, with room for so many characters of JSON."""
 
-    def __init__(self, runs: Path, title: str, rows: Sequence[Row], pictures: Pool, layouts: Pool) -> None:
+    def __init__(self, runs: Path, title: str, rows: Sequence[Row], questions: Questions, pool: Pools) -> None:
         self.runs, self.title, self.rows = runs, title, rows
-        self.pictures, self.layouts = pictures, layouts
-        self.questions = Questions.of(runs / rows[0]["cell"])
+        self.questions, self.pictures, self.layouts = questions, *pool
 
     def section(self, flags: pd.DataFrame, limit: int, room: float) -> Json:
         """Of the samples in `flags` the first ones, as many as `limit` and `room` let in."""
@@ -150,7 +99,7 @@ class Gallery:
                 lines[sample] = repeat, line
         out = {sample: _reply(line) for sample, (_, line) in lines.items()}
         for (sample, repeat), beside in iter_log(folder, "attention"):
-            if sample in out and repeat == lines[sample][0] and (seen := _seen(beside)):
+            if sample in out and repeat == lines[sample][0] and (seen := seen_in(beside)):
                 line = {**lines[sample][1], "benchmark": row["benchmark"]}
                 out[sample]["trace"] = trace(line, seen, config["model"], self.layouts)
         return out
