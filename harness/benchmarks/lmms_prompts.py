@@ -2,8 +2,8 @@
 
 lmms-eval patches libraries, sets up judge clients and logs when it is imported; none of that may reach ours, so this
 file is run as a script and imports nothing of this package. First line in: {"task", "model", "pictures"}. Then one row
-per line, with true where a picture is. First line out: {"generation"}. Then, per row, {"system": [text], "parts":
-[{"text": ...} or {"picture": column}]}. An error is one line, {"error": ...}.
+per line, with true where a picture is, [true] where a list of them is. First line out: {"generation"}. Then, per row,
+{"system": [text], "parts": [{"text": ...} or {"picture": column}]}. An error is one line, {"error": ...}.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ def document(row: dict[str, Any], pictures: list[str]) -> dict[str, Any]:
     for column in pictures:
         if row.get(column) is True:
             row[column] = Placeholder(column)
+        elif row.get(column) == [True]:
+            row[column] = [Placeholder(column)]
     return row
 
 

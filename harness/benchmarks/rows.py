@@ -14,16 +14,18 @@ from harness.benchmarks.errors import DataError
 
 Kind = Literal["text", "number", "list", "struct", "picture"]
 Row = dict[str, Any]
-"""Plain columns; a picture column holds True, or None or "" where there is no picture; "_row" counts the rows of the
-data, "_split" names their split."""
+"""Plain columns; a picture column holds True, or None or "" where there is no picture, or [True] where there is a list
+of them; "_row" counts the rows of the data, "_split" names their split."""
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "text": ("string", "int", "null"),
     "number": ("int", "string"),
     "list": ("list",),
     "struct": ("struct", "picture"),
-    "picture": ("picture", "string", "binary", "null"),
+    "picture": ("picture", "string", "binary", "null", "list"),
 }
+PRESENT = {"list": [True]}
+"""What stands for a picture in a row, by the kind of its column."""
 
 
 @dataclass
@@ -55,9 +57,10 @@ class Rows:
         return [file for files in self.files.splits.values() for file in files] + self._joined
 
     def picture(self, row: Row, column: str) -> bytes:
-        """The file of a picture, as it is. Raises DataError if it is missing, or lies outside the data's folder."""
+        """The file of a picture, of a list the first, as it is. Raises DataError if it is missing, or lies outside."""
         data, key = self._pictures[column]
         value = data[row[key]].as_py()
+        value = value[0] if isinstance(value, list) else value
         if isinstance(value, dict):
             value = value["path"] if value["bytes"] is None else value["bytes"]
         return value if isinstance(value, bytes) else _inside(self.files.root, str(value))
@@ -102,7 +105,7 @@ def read(files: Files, columns: Mapping[str, Kind]) -> Rows:
         filled, outside = _filled(data.column(name), types[name])
         external = external or outside
         for row, there in zip(plain, filled, strict=True):
-            row[name] = True if there else "" if types[name] == "string" else None
+            row[name] = PRESENT.get(types[name], True) if there else "" if types[name] == "string" else None
     return Rows(plain, types, files, external, {name: (data.column(name), "_row") for name in pictures})
 
 
@@ -172,6 +175,9 @@ def _filled(column: Any, kind: str) -> tuple[list[bool], bool]:
 
     if kind in ("null", "binary"):
         return column.is_valid().to_pylist(), False
+    if kind == "list":
+        _, any_outside = _filled(column.combine_chunks().flatten(), _kind(column.type.value_type))
+        return [bool(size) for size in pc.list_value_length(column).to_pylist()], any_outside
     if kind == "string":
         filled = [bool(value and value.strip()) for value in column.to_pylist()]
         return filled, any(filled)

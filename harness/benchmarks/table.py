@@ -137,6 +137,9 @@ class Table:
                 raise DataError(f"{self._place}, row {row['_row']} has {wrong}")
         if not found:
             raise DataError(f"{self._place} has no rows with {f'{where[0]} {where[1]!r}' if where else 'an answer'}")
+        if self.known.sized:
+            size = Counter(facts.cluster for _, facts in found)
+            found = [(row, replace(f, meta={**f.meta, "group_size": size[f.cluster]})) for row, f in found]
         count = Counter(facts.id for _, facts in found)
         return [
             (row, replace(facts, id=f"{facts.id}#{row['_row']}" if count[facts.id] > 1 else facts.id))

@@ -27,9 +27,14 @@ def lmms(path: str) -> ModuleType:
 
 
 def lmms_functions(path: str, *names: str) -> list[Callable[..., Any]]:
-    """Functions of a module under `lmms_eval/tasks`, which may need each other and `re`, without its other lines."""
+    """Functions of a module under `lmms_eval/tasks`, which may need each other and `re`, without its other lines.
+
+    What decorates them (a registry of metrics) is left away.
+    """
     tree = ast.parse(_file(path).read_text())
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    for node in tree.body:
+        node.decorator_list = []  # type: ignore[attr-defined]
     space: dict[str, Any] = {"re": re}
     exec(compile(tree, path, "exec"), space)
     return [space[name] for name in names]

@@ -33,7 +33,7 @@ def theirs(case: dict[str, Any], data: Any) -> list[dict[str, Any]]:
     for row in case["rows"]:
         doc = data[row["_row"]]
         text = config["doc_to_text"]
-        text = text if isinstance(text, str) else text(doc, options)
+        text = text if isinstance(text, str) else text(doc, *([options] if options else []))
         system = []
         if "doc_to_messages" in config:
             messages = config["doc_to_messages"](doc, options)

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from harness.benchmarks.table import Table
+from tests.benchmarks import image_sets
 
 ROOT = Path(__file__).parents[2]
 REALDATA = Path(os.environ.get("REALDATA_DIR") or ROOT.parent / "shared" / "realdata")
@@ -36,7 +37,7 @@ def png(seed: int) -> bytes:
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(SCHEMAS.read_text())[name]
+    found: dict[str, Any] = image_sets.SCHEMAS.get(name) or json.loads(SCHEMAS.read_text())[name]
     return found
 
 
@@ -123,6 +124,7 @@ LOCAL: dict[str, list[tuple[str, str, int, Make]]] = {
         ("ScienceQA-FULL/test-00000-of-00001.parquet", "scienceqa_full", 6,
          lambda i: {"choices": ["red", "green"], "answer": i % 2} | ({} if i % 2 else {"image": None})),
     ],
+    **image_sets.LOCAL,
 }  # fmt: skip
 """File, schema, rows and their particular values, for each data set, in the hub's layout without its card."""
 

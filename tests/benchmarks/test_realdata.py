@@ -21,7 +21,10 @@ from tests.benchmarks.parquet import REALDATA, ROOT, table
 
 pytestmark = pytest.mark.usefixtures("own_caches", "no_network")
 FOLDERS = [folder for folder in sorted(REALDATA.glob("*")) if folder.is_dir()]
-FOUND = [(n, f) for n in SETS for f in FOLDERS if f.name.startswith(n) or n.startswith(f.name)]
+FOUND = [
+    (n, f) for n in SETS for f in FOLDERS
+    if (f.name.startswith(n) or n.startswith(f.name)) and (n, f.name) != ("mmmu", "mmmu_pro")
+]  # fmt: skip
 missing = pytest.mark.skip(reason=f"no data set of a benchmark in {REALDATA} (REALDATA_DIR names another folder)")
 CASES = FOUND or [pytest.param("none", REALDATA, marks=missing)]
 MODELS = ("default", "qwen3_vl")

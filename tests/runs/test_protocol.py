@@ -23,9 +23,14 @@ REASONING = {
     "mathverse", "mathverse_cot", "wemath", "dynamath", "logicvista", "mmmu_pro_standard", "mmmu_pro_standard_cot",
     "mmmu_pro_vision", "mmmu_pro_vision_cot",
 }  # fmt: skip
+LLAVAS = {"mmbench_en", "mmbench_cn", "mme", "vqav2", "vizwiz", "seed_bench_image", "mmvet"}
+PULSED = {"charxiv_reasoning", "infovqa", "chartqa", "mmstar", "realworldqa", "mmvet", "mia_bench"}
+IMAGES = LLAVAS | PULSED | {"mmmu", "ai2d", "ocrbench", "hallusionbench"}
+ALL = SHORT | REASONING | IMAGES
 COVERED = {
-    "vtp": SHORT | REASONING, "vlmevalkit": SHORT | REASONING, "lmms_eval": SHORT | REASONING, "llava": SHORT,
-    "dstp": SHORT - {"pope"} | REASONING, "visionpulse": SHORT | REASONING, "desap": SHORT,
+    "vtp": ALL, "vlmevalkit": ALL - {"vqav2"}, "lmms_eval": ALL, "llava": SHORT | LLAVAS,
+    "dstp": SHORT - {"pope"} | REASONING, "visionpulse": ALL - {"vqav2"},
+    "desap": SHORT | {"mmbench_en", "mme", "vqav2", "vizwiz"},
 }  # fmt: skip
 
 
@@ -46,7 +51,7 @@ def configured(protocol: str, benchmark: str, model: str) -> RunConfig:
     choices = {"protocol": protocol, "benchmark": benchmark, "model": model}
     values = {
         "protocol": options("protocol", *COVERED)[protocol], "model": options("model", *MODELS)[model],
-        "benchmark": options("benchmark", *sorted(SHORT | REASONING))[benchmark],
+        "benchmark": options("benchmark", *sorted(ALL))[benchmark],
     }  # fmt: skip
     choices = shipped().choices | choices
     return RunConfig.parse(apply(shipped().values | values, choices, {}), choices)
@@ -55,7 +60,7 @@ def configured(protocol: str, benchmark: str, model: str) -> RunConfig:
 @pytest.mark.parametrize("protocol", COVERED)
 def test_every_benchmark_and_model_is_set_up_or_named_as_not_covered(protocol: str) -> None:
     covered = set()
-    for benchmark in SHORT | REASONING:
+    for benchmark in ALL:
         for model in MODELS:
             try:
                 config = configured(protocol, benchmark, model)
@@ -121,6 +126,16 @@ HUMAN = (
          "min_pixels": 1280 * TOKEN, "max_pixels": 4096 * TOKEN, "thinking": "cut_or_whole"}),
         ("visionpulse", "dynamath", INTERNVL, {**GREEDY, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 16384,
          "max_tiles": 6, "system_prompt": "r1"}),
+        ("lmms_eval", "mmvet", QWEN, {**GREEDY, "temperature": 0.2, "max_new_tokens": 1024}),
+        ("lmms_eval", "mmbench_cn", LLAVA, {**GREEDY, "max_new_tokens": 256, "judge_model": "gpt-4o-2024-11-20"}),
+        ("lmms_eval", "mmstar", QWEN, {"max_new_tokens": 128}),
+        ("vlmevalkit", "ocrbench", QWEN, {"min_pixels": 100 * TOKEN, "max_pixels": 16384 * TOKEN}),
+        ("vlmevalkit", "infovqa", INTERNVL, {"max_tiles": 24, "judge_model": None}),
+        ("vlmevalkit", "mmvet", QWEN, {**SAMPLED, "judge_model": "gpt-4-1106-preview"}),
+        ("llava", "vizwiz", LLAVA, {**GREEDY, "max_new_tokens": 128}),
+        ("visionpulse", "mmstar", QWEN, {"judge_model": "gpt-3.5-turbo-0125"}),
+        ("visionpulse", "mmvet", INTERNVL, {"judge_model": "gpt-4o-mini", "max_tiles": 6}),
+        ("visionpulse", "mia_bench", QWEN, {"judge_model": "gpt-4o-2024-05-13", "max_new_tokens": 16384}),
         ("desap", "textvqa", QWEN, {**GREEDY, "max_new_tokens": 128, "max_pixels": 16384 * TOKEN}),
         ("desap", "scienceqa", LLAVA, {**GREEDY, "max_new_tokens": 1024, "image": "pad"}),
     ],
@@ -152,6 +167,15 @@ def test_decoding_and_pictures(protocol: str, benchmark: str, model: str, expect
         ("dstp", "gqa", "gqa.vlmevalkit", "mean", 12578),
         ("dstp", "scienceqa", "mcq.vlmevalkit", "mean", 2097),
         ("desap", "gqa", "gqa.llava", "mean", 12578),
+        ("vlmevalkit", "mmbench_en", "mcq.vlmevalkit", "mmbench.circular", 4329),
+        ("lmms_eval", "mmbench_cn", "mmbench.lmms", "mmbench.circular", 4329),
+        ("lmms_eval", "mmstar", "mmstar.lmms", "macro", 1500),
+        ("vlmevalkit", "mmstar", "mcq.vlmevalkit", "mean", 1500),
+        ("llava", "mme", "mme.official", "mme.total", 2374),
+        ("desap", "vqav2", "vqav2.lmms", "mean", 214354),
+        ("vlmevalkit", "hallusionbench", "yesno.vlmevalkit", "hallusionbench.aacc", 951),
+        ("visionpulse", "infovqa", "infovqa.anls", "mean", 2801),
+        ("visionpulse", "charxiv_reasoning", "charxiv.vlmevalkit", "mean", 1000),
     ],
 )
 def test_rules_and_sizes(protocol: str, benchmark: str, rule: str, headline: str, n: int) -> None:

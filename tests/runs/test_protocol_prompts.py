@@ -208,6 +208,58 @@ def test_short_questions(protocol: str, benchmark: str, expected: str) -> None:
             assert prompts.render(prompts.compiled(template), row) == expected
 
 
+ROW = {
+    "question": "What is it?\nOptions: A: a cat, B: a dog", "stem": "What is it?", "options": ["a cat", "a dog"],
+    "hint": "Look.", "asked": "What is it?\n    * Shortly.", "instruction": "Rhyme on it.",
+}  # fmt: skip
+FRAME = (
+    "Question: What is it?\nOptions:\nA. a cat\nB. a dog\nPlease select the correct answer from the options above. \n"
+)
+CHOICE = "What is it?\nA. a cat\nB. a dog\n"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "benchmark", "model", "expected"),
+    [
+        ("vlmevalkit", "mmstar", QWEN, f"Hint: Look.\n{FRAME}"),
+        ("vlmevalkit", "mmstar", INTERNVL, f"Look.\n{CHOICE}{LETTER}"),
+        ("visionpulse", "mmstar", QWEN, f"Hint: Look.\n{FRAME}"),
+        ("vlmevalkit", "mmbench_cn", LLAVA, f"Look.\n{ROW['question']}\nA. a cat\nB. a dog\n请直接回答选项字母。"),
+        ("vlmevalkit", "mme", QWEN, ROW["question"]),
+        ("vlmevalkit", "mme", INTERNVL, f"{ROW['question']} {WORD.strip()}"),
+        ("vlmevalkit", "vizwiz", QWEN, ROW["question"]),
+        ("vlmevalkit", "vizwiz", INTERNVL, f"{ROW['question']}{WORD}"),
+        ("vlmevalkit", "chartqa", QWEN, f"{ROW['question']}{WORD}"),
+        ("vlmevalkit", "ocrbench", INTERNVL, f"{ROW['question']}{WORD}"),
+        ("vlmevalkit", "hallusionbench", INTERNVL, f"{ROW['question']} Please answer yes or no. {WORD.strip()}"),
+        ("vlmevalkit", "charxiv_reasoning", QWEN, ROW["asked"]),
+        ("vlmevalkit", "charxiv_reasoning", INTERNVL, f"{ROW['asked']}{WORD}"),
+        ("vlmevalkit", "mia_bench", QWEN, ROW["instruction"]),
+        ("llava", "mmbench_en", LLAVA, f"Look.\n{ROW['question']}\nA. a cat\nB. a dog\n{LETTER}"),
+        ("llava", "mmbench_cn", LLAVA, f"Look.\n{ROW['question']}\nA. a cat\nB. a dog\n请直接回答选项字母。"),
+        ("llava", "seed_bench_image", LLAVA, f"{ROW['question']}\nA. a cat\nB. a dog\n{LETTER}"),
+        ("llava", "mme", LLAVA, f"{ROW['question']}{WORD}"),
+        ("llava", "mmvet", LLAVA, ROW["question"]),
+        ("desap", "vizwiz", LLAVA, f"{ROW['question']}\nWhen the provided information is insufficient, respond with "
+         f"'Unanswerable'.{WORD}"),
+    ],
+)  # fmt: skip
+def test_image_benchmarks(protocol: str, benchmark: str, model: str, expected: str) -> None:
+    template = configured(protocol, benchmark, model).benchmark.params["prompt"]
+    assert prompts.render(prompts.compiled(template), ROW) == expected
+
+
+def test_questions_without_options_or_hint() -> None:
+    """RealWorldQA's open questions; MMBench's missing hint is the text "nan"."""
+    row = ROW | {"options": [], "hint": "nan"}
+    for model, expected in (
+        (QWEN, "Question: What is it?\n"),
+        (INTERNVL, "What is it?\nAnswer the question directly."),
+    ):
+        template = configured("vlmevalkit", "realworldqa", model).benchmark.params["prompt"]
+        assert prompts.render(prompts.compiled(template), row) == expected
+
+
 def published(name: str) -> str:
     file = LLAVA_FILES / name
     if not file.exists():

@@ -10,15 +10,32 @@ from functools import cache
 from pathlib import Path
 
 from harness.benchmarks.base import Item, Scoring
-from harness.benchmarks.scoring import glyphs, groups, letters, means, reasoning, vqa, wemath, yesno
+from harness.benchmarks.scoring import (
+    choice,
+    documents,
+    glyphs,
+    graded,
+    groups,
+    letters,
+    means,
+    pairs,
+    reasoning,
+    vqa,
+    wemath,
+    yesno,
+)
 from harness.benchmarks.scoring.verdict import Ask, JudgedRule, Measure, Metric, Rule, Scored, Verdict
 
 RULES: dict[str, Rule] = {
-    **glyphs.RULES, **letters.RULES, **yesno.RULES, **vqa.RULES, **reasoning.RULES, **wemath.RULES,
+    **glyphs.RULES, **letters.RULES, **yesno.RULES, **vqa.RULES, **reasoning.RULES, **wemath.RULES, **choice.RULES,
+    **documents.RULES, **pairs.RULES, **graded.RULES,
 }  # fmt: skip
-JUDGED: dict[str, JudgedRule] = {**letters.JUDGED, **yesno.JUDGED, **reasoning.JUDGED, **wemath.JUDGED}
+JUDGED: dict[str, JudgedRule] = {
+    **letters.JUDGED, **yesno.JUDGED, **reasoning.JUDGED, **wemath.JUDGED, **choice.JUDGED, **pairs.JUDGED,
+    **graded.JUDGED,
+}  # fmt: skip
 METRICS: dict[str, Metric] = {
-    **means.METRICS, **yesno.METRICS, **groups.METRICS, **reasoning.METRICS, **wemath.METRICS,
+    **means.METRICS, **yesno.METRICS, **groups.METRICS, **reasoning.METRICS, **wemath.METRICS, **pairs.METRICS,
 }  # fmt: skip
 
 CALLS = {"mathverse.vlmevalkit": 2}

@@ -1,4 +1,4 @@
-"""Short free answers: TextVQA, GQA."""
+"""Short free answers: TextVQA, VQAv2, VizWiz, GQA."""
 
 from __future__ import annotations
 
@@ -91,6 +91,16 @@ def textvqa_llava(item: Item, answer: str) -> Verdict:
     return _soft("textvqa.llava", item, answer, evalai_normal)
 
 
+def vizwiz_lmms(item: Item, answer: str) -> Verdict:
+    """The same value as `textvqa.lmms` (lmms-eval 0.7.3, tasks/vizwiz_vqa/utils.py, vizwiz_vqa_process_results)."""
+    return _soft("vizwiz.lmms", item, answer, evalai_normal)
+
+
+def vqav2_lmms(item: Item, answer: str) -> Verdict:
+    """The same value as `vqa.vlmevalkit` (lmms-eval 0.7.3, tasks/vqav2/utils.py, vqav2_process_results)."""
+    return _soft("vqav2.lmms", item, answer, kit_normal)
+
+
 def vqa_kit(item: Item, answer: str) -> Verdict:
     """Soft accuracy after VQA's normalisation (VLMEvalKit, vlmeval/dataset/utils/vqa_eval.py, vqa_score)."""
     return _soft("vqa.vlmevalkit", item, answer, kit_normal)
@@ -145,6 +155,8 @@ def gqa_lenient(item: Item, answer: str) -> Verdict:
 RULES: dict[str, Rule] = {
     "textvqa.lmms": textvqa_lmms,
     "textvqa.llava": textvqa_llava,
+    "vizwiz.lmms": vizwiz_lmms,
+    "vqav2.lmms": vqav2_lmms,
     "vqa.vlmevalkit": vqa_kit,
     "gqa.llava": gqa_llava,
     "gqa.lmms": gqa_lmms,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.benchmarks.sets import choice, maths, vqa
+from harness.benchmarks.sets import choice, graded, maths, options, pairs, short, vqa
 from harness.benchmarks.sets.base import Facts, Set, Version
 
 SETS: dict[str, Set] = {
@@ -16,6 +16,22 @@ SETS: dict[str, Set] = {
     "gqa": vqa.GQA,
     "textvqa": vqa.TEXTVQA,
     "pope": vqa.POPE,
+    "mmbench": options.MMBENCH,
+    "mme": pairs.MME,
+    "mmstar": options.MMSTAR,
+    "vqav2": short.VQAV2,
+    "vizwiz": short.VIZWIZ,
+    "seed_bench_image": options.SEED_BENCH_IMAGE,
+    "mmmu": options.MMMU,
+    "mmvet": graded.MMVET,
+    "ai2d": options.AI2D,
+    "chartqa": short.CHARTQA,
+    "realworldqa": options.REALWORLDQA,
+    "infovqa": short.INFOVQA,
+    "ocrbench": short.OCRBENCH,
+    "hallusionbench": pairs.HALLUSIONBENCH,
+    "charxiv_reasoning": graded.CHARXIV_REASONING,
+    "mia_bench": graded.MIA_BENCH,
 }
 
 __all__ = ["SETS", "Facts", "Set", "Version"]

@@ -70,6 +70,7 @@ class Set:
         pictures: a row's picture columns in order, from the filled ones.
         join: a picture column from another table, unless the table has it already.
         whole: whether the rows of one cluster are a complete group, where the set has groups.
+        sized: `meta["group_size"]` of an item says how many rows its cluster has in the data.
     """
 
     versions: Mapping[str, Version]
@@ -78,6 +79,7 @@ class Set:
     pictures: Callable[[Row, list[str]], list[str]] = lambda row, columns: columns
     join: Join | None = None
     whole: Callable[[Sequence[Facts]], bool] | None = None
+    sized: bool = False
 
 
 def text(row: Row, column: str) -> str:

@@ -19,7 +19,7 @@ def _mmmu_pro(row: Row) -> Facts:
     return Facts(id=text(row, "id"), answer=answer, category=subject, meta=meta)
 
 
-def _referenced(row: Row, filled: list[str]) -> list[str]:
+def referenced(row: Row, filled: list[str]) -> list[str]:
     """Pictures that question and options refer to, by number; all of them where none is referred to."""
     numbers = sorted(set(re.findall(r"<image (\d)>", f"{row['question']} {row['options']}")))
     wanted = [f"image_{number}" for number in numbers]
@@ -37,7 +37,7 @@ MMMU_PRO_STANDARD = Set(
         "image_7": "picture",
     },
     facts=_mmmu_pro,
-    pictures=_referenced,
+    pictures=referenced,
 )  # fmt: skip
 
 MMMU_PRO_VISION = Set(
