@@ -19,6 +19,7 @@ KEYS = {
     "n": "runs with each number of slots (3)",
     "slots": "numbers of samples decoded together, with commas (1,16)",
     "limit": "samples, chosen as run chooses them; all that have a reply",
+    "allow": "packages, besides harness and pruners, whose classes the cell may name",
 }
 EPILOGS = {
     "repeat": epilog(KEYS, "repeat results/runs/tiny_qwen3_vl/glyph_walk/fastv@0.333/greedy-0a1b2c3d n=3 slots=1,16")
@@ -43,7 +44,7 @@ def repeat(arguments: argparse.Namespace, backend: Backend | None) -> int:
     if n * len(slots) < 2:
         raise InputError("one run has nothing to be compared with: n=2, or two numbers of slots")
     folder, backend = Path(paths[0]), backend or TorchBackend()
-    cell = stored_cell(folder, backend)
+    cell = stored_cell(folder, backend, keys.get("allow", "").split(","))
     asked = samples(folder, cell, limit)
     cluster = {item.id: item.cluster or item.id for item in cell.benchmark.outlines()}
     found = noise.flips(runs(folder, cell, backend, asked, n, slots), slots, cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -22,6 +23,7 @@ from harness.cli_efficiency import grouped
 from harness.cli_tables import ANALYZE_KEYS
 from harness.report.analysis import KINDS
 from harness.runs.cells import parse_config
+from harness.runs.components import find
 from harness.runs.compose import Composed, Configs, compose_all, parse, split
 from harness.runs.config import RunConfig
 from harness.runs.errors import Skip
@@ -69,6 +71,18 @@ def test_own_method_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (summary,) = tmp_path.glob("runs/tiny_qwen3_vl/glyph_walk/LargestNorm@0.333*/*/summary.json")
     found = json.loads(summary.read_text())
     assert found["n"] == 4 and found["ret_prefill"] == pytest.approx(21 / 64)
+
+
+def test_a_class_beside_the_user_is_found_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed program does not look into the current folder by itself; nothing there hides what is installed."""
+    (tmp_path / "beside_me.py").write_text(
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass Mine:\n    x: int = 0\n"
+    )
+    (tmp_path / "yaml.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    assert find("beside_me.Mine", "pruner").__name__ == "Mine"
+    assert sys.path[-1] == "" and importlib.util.find_spec("yaml").origin != str(tmp_path / "yaml.py")  # type: ignore
 
 
 @pytest.mark.parametrize("block", [block for _, block in PYTHON], ids=[name for name, _ in PYTHON])

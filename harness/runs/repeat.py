@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from harness.runs.progress import Display
 from harness.runs.scores import ScoreSpec, score_line
 from harness.runs.selection import select
 from harness.runs.summary import failed
+from harness.runs.trusted import check_targets
 from harness.runs.typed import flatten
 
 KEPT = {field.name for field in fields(RunConfig)}
@@ -35,13 +36,17 @@ Run = dict[Key, Reply]
 """The replies of one run; samples that failed are not there."""
 
 
-def stored_cell(folder: Path, backend: Backend) -> Cell:
-    """The cell that a folder's config.yaml describes.
+def stored_cell(folder: Path, backend: Backend, allowed: Collection[str] = ()) -> Cell:
+    """The cell that a folder's config.yaml describes, which somebody else may have made.
+
+    Args:
+        allowed: packages, besides harness and pruners, whose classes it may name.
 
     Raises:
         InputError: it is no such folder, its model cannot be had, or what would run now is not what ran then.
     """
     stored = read_config(folder)
+    check_targets(stored, allowed)
     groups = ("pruner", "addon", "benchmark")
     try:
         values = {key: value for key, value in stored.items() if key in KEPT}

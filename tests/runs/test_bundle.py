@@ -171,6 +171,8 @@ def test_what_is_not_bundled(run: Any, tmp_path: Path, capsys: pytest.CaptureFix
     (folder / "config.yaml").write_text(yaml.safe_dump(plain))
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     assert "samples" in refused(str(folder)) or "verdicts" in refused(str(folder))
+    (folder / "summary.json").write_text('{"cell": "../../../x/y/z/..", "complete": true}')
+    assert "is no file of a bundle" in refused(str(folder)) or "must be a short name" in refused(str(folder))
     (folder / "summary.json").write_text("{}")
     assert "is not finished" in refused(str(folder))
 

@@ -131,6 +131,17 @@ def test_what_is_not_the_same_cell_any_more(folder: Path, capsys: pytest.Capture
     assert "model.processor differ" in error and error.count("\n") == 1
 
 
+def test_a_class_that_a_stranger_names_is_not_imported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "config.yaml"
+    plain = yaml.safe_load(file.read_text())
+    plain["pruner"]["_target_"] = "nowhere.at.All"
+    file.write_text(yaml.safe_dump(plain))
+    for more, why in (([], "allow=nowhere permits it"), (["allow=nowhere"], "nowhere.at.All cannot be imported")):
+        assert main(["repeat", str(folder), *more], FakeBackend()) == 2
+        error = capsys.readouterr().err
+        assert why in error and error.count("\n") == 1
+
+
 def test_a_model_that_cannot_be_loaded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The real engine finds no such folder."""
     file = folder / "config.yaml"

@@ -98,8 +98,10 @@ def test_lines_are_told_apart_without_colour(board: pd.DataFrame, results: Path)
     assert len(markers) == len({*markers})
 
 
-def test_files(board: pd.DataFrame, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files(cell: Write, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By their ending, equal for equal runs; letters of a PDF are outlines of type 42."""
+    cell("none", [1.0, 0.0])
+    cell("fastv", [1.0, 0.0], keep=1 / 3)
     for ending, start in ((".pdf", b"%PDF"), (".png", b"\x89PNG"), (".svg", b"<?xml")):
         made = [tmp_path / f"{i}{ending}" for i in range(2)]
         for file in made:
@@ -129,9 +131,8 @@ def test_methods_to_keep(
         (["colour=red"], "unknown key colour"),
     ],
 )  # fmt: skip
-def test_bad_input(
-    asked: list[str], said: str, board: pd.DataFrame, results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input(asked: list[str], said: str, cell: Write, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell("none", [1.0, 0.0])
     assert main(["figure", f"paths.results={results}", *asked]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from harness.runs.bundle.manifest import FORMAT, MANIFEST, SAMPLES, WRITER, File, Manifest, Stated
+from harness.runs.bundle.manifest import FORMAT, MANIFEST, SAMPLES, WRITER, File, Manifest, Stated, cell_of
 from harness.runs.errors import InputError
 from harness.runs.log import digest, read_config, read_json, read_log
 from harness.runs.overview import read_summary
@@ -78,6 +78,7 @@ def _lay_out(folder: Path, root: Path, paths: bool) -> tuple[str, Stated]:
     if not summary.get("complete"):
         raise InputError(f"{folder} is not finished: the same run command finishes it")
     identity, name = config["identity"], str(summary.get("cell"))
+    cell_of(f"cells/{name}/summary.json")  # it becomes a folder
     if not paths and (local := [key for key, value in flatten(identity) if is_local(value)]):
         raise InputError(
             f"{folder}: {local[0]} is a path of this machine and stands in the cell's identity, which cannot leave it "
