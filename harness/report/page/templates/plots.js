@@ -15,7 +15,8 @@ function look() {
   const style = getComputedStyle(document.body);
   const line = getComputedStyle(document.querySelector("footer")).borderTopColor;
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, fixedrange: true };
-  return { text: style.color, layout: {
+  const accent = getComputedStyle(document.querySelector("nav a")).color;
+  return { text: style.color, accent, layout: {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 12, t: 12, b: 8 },
     font: { family: style.fontFamily, size: 13, color: style.color }, hoverlabel: { align: "left" },
     legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" }, xaxis: { ...axis }, yaxis: { ...axis },
@@ -40,7 +41,7 @@ function draw(id, traces, layout, said) {
   return Plotly.react(place, traces, layout, { displayModeBar: false, responsive: true });
 }
 
-function costs(points, axis, style, { layout }) {
+function costs(points, axis, style, { layout, accent }) {
   const known = points.filter((point) => point[axis] !== null);
   const percent = (point, key) => 100 * point[key];
   const methods = [...new Set(known.map((point) => point.method))];
@@ -59,7 +60,7 @@ function costs(points, axis, style, { layout }) {
   const front = known.filter((point) => point.fronts.includes(axis)).sort((a, b) => a[axis] - b[axis]);
   if (front.length) {
     traces.push({ name: "Pareto front", x: front.map((p) => p[axis]), y: front.map((p) => percent(p, "accuracy")), mode: "lines",
-                  line: { color: COLOURS[0], width: 2, shape: "hv" }, hoverinfo: "skip" });
+                  line: { color: accent, width: 2, shape: "hv" }, hoverinfo: "skip" });
   }
   const height = 340 + 22 * Math.ceil((methods.length + 1) / (window.innerWidth < 600 ? 3 : 5));
   draw("costs", traces, { ...layout, height, xaxis: { ...layout.xaxis, title: { text: AXES[axis] }, rangemode: "tozero", tickformat: "~s" },
@@ -81,7 +82,7 @@ function lengths(cells, style, { layout }) {
     yaxis: { ...layout.yaxis, autorange: "reversed", type: "category" } }, `Lengths of replies of ${cells.length} cells`);
 }
 
-function shifts(found, { layout, text }) {
+function shifts(found, { layout, text, accent }) {
   const said = document.getElementById("shifts-text");
   if (!found) {
     said.textContent = "How attention to the picture shifts while a reply is written (RVIS) is not on record here: run pruner=none with record=attention.";
@@ -92,7 +93,7 @@ function shifts(found, { layout, text }) {
   draw("shifts", [
     { ...band, y: found.low },
     { ...band, y: found.high, fill: "tonexty", fillcolor: "rgba(86,180,233,0.25)", name: "middle 80 %", showlegend: true },
-    { x, y: found.median, mode: x.length > 1 ? "lines" : "markers", name: "median", line: { color: COLOURS[0], width: 2 } },
+    { x, y: found.median, mode: x.length > 1 ? "lines" : "markers", name: "median", line: { color: accent, width: 2 } },
     { x: [1, Math.max(2, x.length)], y: [found.threshold, found.threshold], mode: "lines", name: "threshold", line: { color: text, width: 1, dash: "dash" } },
     { x: found.events.map((e) => e[0]), y: found.events.map((e) => e[1]), mode: "markers", name: "RVIS event",
       marker: { color: COLOURS[1], size: 6, symbol: "diamond", opacity: 0.6 } },
