@@ -24,6 +24,9 @@ from harness.tables.leaderboard import compared
 ROOM = 4_000_000
 """Characters that samples and their pictures may take of a report, all sections together."""
 
+REPORT = ("common.js", "table.js", "figures.js", "plots.js", "picture.js", "sample.js", "gallery.js")
+COMPARE = ("common.js", "picture.js", "sample.js", "compare.js")
+
 
 @dataclass(frozen=True)
 class Written:
@@ -79,7 +82,7 @@ def report(chosen: Chosen, limit: int, command: str) -> Written:
     }  # fmt: skip
     facts = [(len(rows), "cell"), (frame.model.nunique(), "model"), (frame.benchmark.nunique(), "benchmark")]
     html = render(
-        "report.html.j2", ["common.js", "table.js", "plots.js", "sample.js", "gallery.js"], data, plots=True,
+        "report.html.j2", REPORT, data, plots=True,
         facts=", ".join(caption.count(n, noun) for n, noun in facts), left=left, shown=shown, command=command,
         notes=caption.notes(frame, chosen.margin, chosen.against), self_test=any(s["selfTest"] for s in sections),
         real=any(not s["selfTest"] for s in sections),
@@ -106,7 +109,7 @@ def compare(chosen: Chosen, sample: str, methods: Sequence[str], command: str) -
     flags = ranked(rows, samples[(samples.id == sample) & samples.cell.isin(there.cell)], ())
     found = Gallery(runs, titles[0], rows, Questions.of(runs / rows[0]["cell"], {}), pool)
     data = {"gallery": [found.section(flags, 1, ROOM)], "pictures": pool[0].values, "layouts": pool[1].values}
-    html = render("compare.html.j2", ["common.js", "sample.js", "compare.js"], data, sample=sample, title=titles[0],
+    html = render("compare.html.j2", COMPARE, data, sample=sample, title=titles[0],
                   command=command)  # fmt: skip
     return Written(html, len(rows), 1, 0)
 

@@ -1,4 +1,5 @@
 "use strict";
+// What all scripts use: the data, elements, verdicts, the theme.
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = new Set(["svg", "image", "g", "rect", "circle", "line", "polyline"]);
 
@@ -25,8 +26,17 @@ function called(method) {
   return method.keep === "-" ? method.label : `${method.label} ${method.keep}`;
 }
 
-const SIGNS = { worse: "↓", better: "↑", equivalent: "=", inconclusive: "?",
-                right: "✓", wrong: "✗", "partly right": "≈", failed: "!", unjudged: "…" };
+const SIGNS = {
+  worse: "↓",
+  better: "↑",
+  equivalent: "=",
+  inconclusive: "?",
+  right: "✓",
+  wrong: "✗",
+  "partly right": "≈",
+  failed: "!",
+  unjudged: "…",
+};
 
 /** A verdict in words, with a sign; its colour only repeats it. */
 function verdict(word) {

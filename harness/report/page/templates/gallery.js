@@ -1,4 +1,5 @@
 "use strict";
+// The samples of a report, one at a time.
 (function gallery() {
   const form = document.getElementById("choose");
   const viewer = document.getElementById("viewer");
@@ -9,13 +10,26 @@
   function verdicts(part, one, chosen, choose) {
     const rows = part.methods.map((own, i) => {
       const reply = one.replies[i];
-      const button = el("button", { type: "button", "aria-pressed": String(i === chosen), click: () => choose(i) }, called(own));
-      return el("tr", {}, el("th", { scope: "row" }, button), el("td", {}, reply ? verdict(reply.verdict) : "not run"),
-        el("td", { class: "answer", lang: "" }, reply?.extracted ?? "-"), el("td", { class: "number" }, String(reply?.length ?? "-")));
+      const button = el(
+        "button",
+        { type: "button", "aria-pressed": String(i === chosen), click: () => choose(i) },
+        called(own),
+      );
+      return el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, button),
+        el("td", {}, reply ? verdict(reply.verdict) : "not run"),
+        el("td", { class: "answer", lang: "" }, reply?.extracted ?? "-"),
+        el("td", { class: "number" }, String(reply?.length ?? "-")),
+      );
     });
     const head = ["method", "verdict", "answer", "tokens"].map((text) => el("th", { scope: "col" }, text));
-    return el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Verdicts of all methods" },
-      el("table", { class: "verdicts" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
+    return el(
+      "div",
+      { class: "scroll", role: "region", tabindex: "0", "aria-label": "Verdicts of all methods" },
+      el("table", { class: "verdicts" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)),
+    );
   }
 
   function show() {
@@ -34,17 +48,36 @@
       draw(part, one, i);
       viewer.querySelectorAll(".verdicts button")[i].focus();
     };
-    viewer.replaceChildren(el("h3", {}, `Sample ${one.id}`), question(one), el("div", { class: "viewer" },
-      el("div", {}, player([shown]), shown.element, shown.steps ? legend() : null),
-      el("div", {}, verdicts(part, one, chosen, choose), el("p", { class: "caption" }, "Side by side: ", el("code", {}, one.command)))));
-    [document.getElementById("before").disabled, document.getElementById("after").disabled] =
-      [sample.selectedIndex <= 0, sample.selectedIndex >= sample.options.length - 1];
+    viewer.replaceChildren(
+      el("h3", {}, `Sample ${one.id}`),
+      question(one),
+      el(
+        "div",
+        { class: "viewer" },
+        el("div", {}, player([shown]), shown.element, shown.steps ? legend() : null),
+        el(
+          "div",
+          {},
+          verdicts(part, one, chosen, choose),
+          el("p", { class: "caption" }, "Side by side: ", el("code", {}, one.command)),
+        ),
+      ),
+    );
+    [document.getElementById("before").disabled, document.getElementById("after").disabled] = [
+      sample.selectedIndex <= 0,
+      sample.selectedIndex >= sample.options.length - 1,
+    ];
   }
 
   function list() {
-    const fits = data.gallery[section.value].samples.map((one, i) => [one, i]).filter(([one]) => !which.value || one[which.value]);
+    const fits = data.gallery[section.value].samples
+      .map((one, i) => [one, i])
+      .filter(([one]) => !which.value || one[which.value]);
     sample.replaceChildren();
-    offer(sample, fits.map(([one, i]) => [i, one.category ? `${one.id} · ${one.category}` : one.id]));
+    offer(
+      sample,
+      fits.map(([one, i]) => [i, one.category ? `${one.id} · ${one.category}` : one.id]),
+    );
     show();
   }
 
@@ -53,7 +86,10 @@
     show();
   }
 
-  offer(section, data.gallery.map((part, i) => [i, part.title]));
+  offer(
+    section,
+    data.gallery.map((part, i) => [i, part.title]),
+  );
   section.addEventListener("change", list);
   which.addEventListener("change", list);
   sample.addEventListener("change", show);

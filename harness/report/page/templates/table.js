@@ -1,4 +1,5 @@
 "use strict";
+// The leaderboard: sections that are sorted and filtered.
 const PAGE = 100; // rows that are drawn at first, and with every "show more"
 
 /** The first number of a text, such as 97.5 of "97.5 [96, 99]"; NaN without one. */
@@ -13,13 +14,36 @@ function board(section) {
   let kept = rows;
   let drawn = PAGE;
 
-  const heads = section.columns.map((column, i) => el("th", { scope: "col", class: kind(column) },
-    el("button", { type: "button", click: () => sort(i) }, column.head, el("span", { class: "arrow", "aria-hidden": "true" }))));
+  const heads = section.columns.map((column, i) =>
+    el(
+      "th",
+      { scope: "col", class: kind(column) },
+      el(
+        "button",
+        { type: "button", click: () => sort(i) },
+        column.head,
+        el("span", { class: "arrow", "aria-hidden": "true" }),
+      ),
+    ),
+  );
   const body = el("tbody");
   const count = el("p", { class: "count" });
-  const more = el("button", { type: "button", click: () => { drawn += PAGE; draw(); } }, "Show more");
-  const scroll = el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": section.title },
-    el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body));
+  const more = el(
+    "button",
+    {
+      type: "button",
+      click: () => {
+        drawn += PAGE;
+        draw();
+      },
+    },
+    "Show more",
+  );
+  const scroll = el(
+    "div",
+    { class: "scroll", role: "region", tabindex: "0", "aria-label": section.title },
+    el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body),
+  );
   const element = el("section", { class: "board" }, el("h3", {}, section.title), scroll, count, more);
 
   function kind(column) {
@@ -28,13 +52,25 @@ function board(section) {
 
   function cell(text, column) {
     const first = section.columns[0] === column;
-    return el(first ? "th" : "td", { class: kind(column), scope: first ? "row" : null },
-      column.left && !column.key ? verdict(text) : text);
+    return el(
+      first ? "th" : "td",
+      { class: kind(column), scope: first ? "row" : null },
+      column.left && !column.key ? verdict(text) : text,
+    );
   }
 
   function draw() {
-    body.replaceChildren(...kept.slice(0, drawn).map((row) =>
-      el("tr", { class: row.method === "none" ? "full" : null }, ...row.texts.map((text, i) => cell(text, section.columns[i])))));
+    body.replaceChildren(
+      ...kept
+        .slice(0, drawn)
+        .map((row) =>
+          el(
+            "tr",
+            { class: row.method === "none" ? "full" : null },
+            ...row.texts.map((text, i) => cell(text, section.columns[i])),
+          ),
+        ),
+    );
     count.textContent = `${Math.min(drawn, kept.length)} of ${rows.length} rows`;
     count.hidden = kept.length === rows.length && drawn >= kept.length;
     more.hidden = drawn >= kept.length;
@@ -86,8 +122,13 @@ function board(section) {
   const form = document.getElementById("filter");
   const boards = data.board.map(board);
   boards.forEach(({ element }, i) =>
-    document.getElementById(data.board[i].selfTest ? "selfTest" : "real").append(element));
-  for (const [key, values] of Object.entries(data.choices)) offer(form.elements[key], values.map((v) => [v, v]));
+    document.getElementById(data.board[i].selfTest ? "selfTest" : "real").append(element),
+  );
+  for (const [key, values] of Object.entries(data.choices))
+    offer(
+      form.elements[key],
+      values.map((v) => [v, v]),
+    );
   function filter() {
     const asked = Object.fromEntries(new FormData(form));
     const found = boards.reduce((sum, one) => sum + one.filter(asked), 0);
