@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from harness.benchmarks.scoring import unit
 from harness.runs.trusted import shown
 
 
@@ -54,7 +55,7 @@ class Display:
         failures = f", {summary['failures']} failed" if summary["failures"] else ""
         metric, headline = next(iter(summary["metrics"].items()))
         said = [f"accuracy {percent(summary['accuracy'])}"]
-        said += [f"{metric} {percent(headline['value'])}"] if metric != "mean" else []
+        said += [f"{metric} {percent(headline['value'], unit(metric))}"] if metric != "mean" else []
         said += [f"n {summary['n']}{failures}"]
         said += [f"{summary['unjudged']} unjudged"] if summary["unjudged"] else []
         said += [headline["note"]] if headline["note"] and metric != "mean" else []
@@ -75,6 +76,6 @@ class Display:
         return f"[{self._cells.index(name) + 1}/{len(self._cells)}]"
 
 
-def percent(share: float | None) -> str:
-    """A share 0..1 as text."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+def percent(share: float | None, unit: str = "%") -> str:
+    """A share 0..1 as text, or what else a hundred times a value counts."""
+    return "-" if share is None else f"{100 * share:.1f} {unit}"

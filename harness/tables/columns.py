@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.benchmarks import scoring
 from harness.tables.caption import DIAGNOSTIC
 from harness.tables.frames import FLOPS
 
@@ -64,7 +65,11 @@ def _keys() -> list[Column]:
 def _comparison(brief: bool, rows: Sequence[Row]) -> list[Column]:
     ends = "± 95 %" if brief else "[95 %]"
     metric = rows[0]["metric"]
-    special = Column((f"{metric} %", ends), lambda row: interval(row, "metric_value", "{:.1f}", brief), COMPARISON)
+    special = Column(
+        (f"{metric} {scoring.unit(metric)}", ends),
+        lambda row: interval(row, "metric_value", "{:.1f}", brief),
+        COMPARISON,
+    )
     noise = [Column(("noise", "flips %"), lambda row: percent(row["noise"]), COMPARISON)]
     return [
         Column(("", "N"), lambda row: str(row["n"]), COMPARISON),

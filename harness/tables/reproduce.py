@@ -25,6 +25,10 @@ COSTS = {"output_tokens": ("trace_mean", 1.0), "latency_ms": ("seconds", 1000.0)
 """Published costs that a run measures too: the column of a cell, and its factor."""
 HEADLINES = ("f1", "f1_or_acc", "score")
 """Published metrics that are a benchmark's headline here."""
+OWN = {f"mme_{part}": f"mme.{part}" for part in ("total", "perception", "cognition")} | {"ocrbench_pct": "mean"}
+"""Published metrics of one benchmark, and the metric here."""
+CIRCULAR = "mmbench.circular"
+"""The accuracy that is published of MMBench; its units are questions, and not their rotations."""
 COLUMNS = (
     *("experiment", "model", "method", "budget", "benchmark", "metric", "unit"),
     *("row_id", "printed", "published", "provenance", "range", "published_n", "note"),
@@ -202,13 +206,25 @@ def _value(ours: Row, metric: str | None, stored: Stored) -> Ours | None:
         column, factor = COSTS[metric]
         value = float(part.trace_length.mean() if column == "trace_mean" else ours[column])
         return Ours(value * factor, None, None, **said)
-    if metric in (None, "acc") or (metric in HEADLINES and ours["metric"] == "mean"):
+    name = _own_metric(metric, ours)
+    if name is None:
+        return None
+    if name == CIRCULAR:
+        said["n"] = int(part.cluster.nunique())
+    if name == "mean":
         found = stats.accuracy(part.credit.to_numpy(), list(part.cluster))
-        return Ours(100 * found.value, 100 * found.low, 100 * found.high, **said)
-    if metric in HEADLINES:
-        found = stats.metric(stored.records(ours["cell"]), ours["metric"])
-        return Ours(100 * found.value, 100 * found.low, 100 * found.high, **said)
-    return None
+    else:
+        found = stats.metric(stored.records(ours["cell"]), name)
+    return Ours(100 * found.value, 100 * found.low, 100 * found.high, **said)
+
+
+def _own_metric(metric: str | None, ours: Row) -> str | None:
+    """The metric here that a published score is; None where a run does not measure it."""
+    if metric in OWN:
+        return OWN[metric]
+    if metric in HEADLINES or (metric in (None, "acc") and ours["metric"] == CIRCULAR):
+        return str(ours["metric"])
+    return "mean" if metric in (None, "acc") else None
 
 
 def _own_drop(ours: Row, full: Row | None, metric: str | None, stored: Stored) -> dict[str, float]:
@@ -222,8 +238,9 @@ def _own_drop(ours: Row, full: Row | None, metric: str | None, stored: Stored) -
     both = part.merge(whole[["id", "repeat", "credit"]], on=["id", "repeat"], suffixes=("", "_full"))
     if both.empty:
         return {}
-    if metric in HEADLINES and ours["metric"] != "mean":
-        d = stats.metric_paired(stored.records(ours["cell"]), stored.records(full["cell"]), ours["metric"])
+    name = _own_metric(metric, ours) or "mean"
+    if name != "mean":
+        d = stats.metric_paired(stored.records(ours["cell"]), stored.records(full["cell"]), name)
     else:
         d = stats.paired(both.credit.to_numpy(), both.credit_full.to_numpy(), list(both.cluster))
     return {"drop_ours": 100 * d.value, "drop_low": 100 * d.low, "drop_high": 100 * d.high}

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.benchmarks.base import Item
-from harness.benchmarks.scoring import METRICS, Scored, Verdict, score
+from harness.benchmarks.scoring import METRICS, Scored, Verdict, score, unit
 from harness.benchmarks.scoring.choice import extracted, prefetched
 from harness.benchmarks.scoring.documents import anls, distance, relaxed
 from harness.benchmarks.scoring.pairs import COGNITION, PERCEPTION
 from harness.benchmarks.scoring.verdict import unjudged
+from harness.runs.progress import percent
 from tests.benchmarks.installed import lmms, lmms_functions
 
 OPTIONS = ["teddy bear", "rabbit", "a hat", "dog"]
@@ -344,3 +345,8 @@ def test_short_answers_have_the_values_of_their_sources() -> None:
         for reply in ("cat's hat", "Cat s hat", "a dog", "dog.", ""):
             assert score(rule, asked, reply).value == score(same, asked, reply).value
     assert math.isclose(score("vqav2.lmms", asked, "A cat's hat").value or 0, 1.0)
+
+
+def test_values_of_mme_are_points() -> None:
+    assert {name: unit(name) for name in ("mme.total", "mean")} == {"mme.total": "points", "mean": "%"}
+    assert percent(15.107, unit("mme.total")) == "1510.7 points" and percent(0.643) == "64.3 %"

@@ -376,7 +376,7 @@ def test_what_no_kit_has(run: Cells, tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     for arguments, says in (
         ((f"{tmp_path}/glyphs", "to=lmms_eval"), "no other kit has glyph_lookup"),
-        ((str(full), "to=vlmevalkit"), "VLMEvalKit has no scienceqa of version full"),
+        ((str(full), "to=vlmevalkit"), "no form of VLMEvalKit is known of scienceqa, version full"),
     ):
         assert main(["export", *arguments, f"out={tmp_path}/out"]) == 2
         assert says in capsys.readouterr().err

@@ -17,7 +17,9 @@ FOUND = [
     (name, folder)
     for folder in sorted(REALDATA.glob("*"))
     for name in SETS
-    if folder.is_dir() and (folder.name.startswith(name) or name.startswith(folder.name))
+    if folder.is_dir()
+    and (folder.name.startswith(name) or name.startswith(folder.name))
+    and (name, folder.name) != ("mmmu", "mmmu_pro")
 ]
 MULTIPLE = {"mmmu_pro_standard"}
 TINY = ("model.max_pixels=16384", "protocol.max_new_tokens=4", "executor.gpus=none")

@@ -12,6 +12,7 @@ import pytest
 from harness.cli import main
 from harness.runs.compose import Configs
 from harness.tables.published import Published
+from harness.tables.reproduce import _own_metric
 from harness.tables.reproduction import reproduction
 from pruners import NoPruning
 from tests.runs.fake import FakeBackend, FakeEngine
@@ -170,3 +171,17 @@ def test_bad_input_gets_one_line(words, message, capsys, tmp_path, monkeypatch):
     assert main(words) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_published_scores_are_the_metrics_of_their_benchmarks():
+    """MMBench's accuracy counts questions, MME's points have names, and what a run does not measure has none."""
+    found = {
+        (metric, headline): _own_metric(metric, {"metric": headline})
+        for metric, headline in [
+            ("acc", "mean"), (None, "mean"), ("acc", "mmbench.circular"), ("score", "wemath.strict"), ("acc", "macro"),
+            ("mme_total", "mme.perception"), ("ocrbench_pct", "mean"), ("ocrbench_points", "mean"),
+        ]
+    }  # fmt: skip
+    assert list(found.values()) == [
+        "mean", "mean", "mmbench.circular", "wemath.strict", "mean", "mme.total", "mean", None,
+    ]  # fmt: skip

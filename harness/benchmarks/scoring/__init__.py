@@ -42,6 +42,11 @@ CALLS = {"mathverse.vlmevalkit": 2}
 """Replies that a judge gives per sample, where that is not one; retries come on top."""
 
 
+def unit(metric: str) -> str:
+    """What a hundred times the value of a metric counts."""
+    return "points" if metric.startswith("mme.") else "%"
+
+
 def check(scoring: Scoring) -> None:
     """Raise ValueError for a rule or metric that is not registered."""
     if not scoring.metrics:
@@ -84,4 +89,4 @@ def version() -> str:
 
 
 __all__ = ["CALLS", "JUDGED", "METRICS", "RULES", "Measure", "Scored", "Scoring", "Verdict",
-           "check", "score", "try_on", "version"]  # fmt: skip
+           "check", "score", "try_on", "unit", "version"]  # fmt: skip

@@ -70,11 +70,11 @@ def write(answers: Answers, out: Path, fill: bool) -> dict[str, Any]:
 
 
 def dataset(answers: Answers) -> str:
-    """The kit's name of the data set. Raises InputError where it has none."""
+    """The kit's name of the data set. Raises InputError where none is known here."""
     version = answers.table.version or next(iter(answers.table.known.versions))
     name = NAMES.get((answers.table.set, version))
     if name is None:
-        raise InputError(f"{answers.folder}: VLMEvalKit has no {answers.table.set} of version {version}")
+        raise InputError(f"{answers.folder}: no form of VLMEvalKit is known of {answers.table.set}, version {version}")
     if name == "WeMath":
         return f"{name}_COT" if "<<your option>>" in answers.table.prompt else name
     aloud = str(answers.config["benchmark"]["name"]).endswith("_cot")

@@ -33,6 +33,8 @@ def find_parts(name: str, cells: Sequence[Groups]) -> Array | None:
                 if key:
                     total[places[key]] += top, bottom, 1
         return parts
+    if name.startswith("mme."):
+        return _points(name, [group for groups in cells for group in groups])
     units = [_units(name, groups) for groups in cells]
     fits = all(_fits(name, groups, part) for groups, part in zip(cells, units, strict=True))
     return np.concatenate(units) if fits else None
@@ -45,6 +47,18 @@ def ratio(sums: Array) -> Array:
     there = count > 0
     return np.asarray(np.divide((values * there).sum(-1), there.sum(-1), out=np.full(len(sums), np.nan),
                                 where=there.any(-1)))  # fmt: skip
+
+
+def _points(name: str, pictures: Groups) -> Array:
+    """MME's sum over categories as a mean over them: each picture's share by the number of categories."""
+    places = {category: i for i, category in enumerate(dict.fromkeys(g[0].item.category for g in pictures if g))}
+    measures = [METRICS[name](group) for group in pictures]
+    counted = len({group[0].item.category for group, m in zip(pictures, measures, strict=True) if m.n})
+    parts = np.zeros((len(pictures), len(places), 3))
+    for total, group, m in zip(parts, pictures, measures, strict=True):
+        if group:
+            total[places[group[0].item.category]] = counted * (m.value or 0.0) * m.n, m.n, m.n
+    return parts
 
 
 def _units(name: str, groups: Groups) -> Array:
