@@ -23,10 +23,11 @@ def status_rows(results: Path) -> list[Row]:
     for file in sorted((results / "runs").glob("*/*/*/*/config.yaml")):
         records = read_scored(file.parent, ScoreSpec.read(file.parent))
         summary = read_summary(file.parent / "summary.json")
+        selected = summary.get("selected")
         rows.append({
             "cell": file.parent.relative_to(results / "runs").as_posix(),
             "samples": len(records),
-            "of": summary.get("selected"),
+            "of": selected and max(selected, len(records)),  # the last command may have asked for fewer
             "failed": sum(map(failed, records.values())),
             "accuracy": summarise(records.values(), None, None)["accuracy"],
             "state": "complete" if summary.get("complete") and summary["selected"] <= len(records) else "unfinished",

@@ -231,6 +231,7 @@ def test_results_folder_not_writable(tmp_path):
 
 def test_overviews(run, plan):
     (first, second) = run("pruner=none,blind", "limit=8")
+    run("pruner=none", "limit=3")
     rows = status_rows(Path(first.cell.config.paths.results))
     assert [(r["samples"], r["of"], r["state"]) for r in rows] == [(8, 8, "complete")] * 2
     planned = forecasts(plan("pruner=none,random", "limit=10").cells, "h200", Assume())
