@@ -38,6 +38,8 @@ class Typical:
 
 _MATHVERSE = Typical((412, 359), 58, REASONING, "medians of 30 rows")
 _PRO = Typical((487, 280), 109, LETTER, "medians of 16 rows", 1.25)
+_BRIEF = Typical(None, 22, SHORT, "text as in POPE")
+_CHOICE = Typical(None, 74, SHORT, "text as in ScienceQA")
 _PRO_VISION = Typical((1856, 1620), 16, LETTER, "medians of 11 rows")
 TYPICAL = {
     "mathverse": _MATHVERSE,
@@ -53,6 +55,11 @@ TYPICAL = {
     "pope": Typical((640, 480), 22, SHORT, "COCO's usual photograph, POPE's question"),
     "gqa": Typical((500, 375), 22, SHORT, "Visual Genome's usual photograph, text as in POPE"),
     "textvqa": Typical((1024, 768), 22, SHORT, "Open Images' usual photograph, text as in POPE"),
+    "vqav2": Typical((640, 480), 22, SHORT, "COCO's usual photograph, text as in POPE"),
+    "mmvet": Typical((550, 400), 9, REASONING, "medians of 30 rows"),
+    "mmmu": Typical(_PRO.picture, _PRO.text, LETTER, "as in MMMU-Pro", _PRO.pictures),
+    **dict.fromkeys(("mme", "vizwiz", "chartqa", "infovqa", "ocrbench", "hallusionbench"), _BRIEF),
+    **dict.fromkeys(("mmbench_en", "mmbench_cn", "mmstar", "seed_bench_image", "ai2d", "realworldqa"), _CHOICE),
 }
 
 
