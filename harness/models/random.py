@@ -18,8 +18,14 @@ CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = {
     "Qwen/Qwen3-VL-4B-Instruct": "Qwen3-VL-4B",
     "Qwen/Qwen3-VL-4B-Thinking": "Qwen3-VL-4B",
+    "Qwen/Qwen3-VL-8B-Instruct": "Qwen3-VL-8B",
+    "Qwen/Qwen3-VL-8B-Thinking": "Qwen3-VL-8B",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "Qwen2.5-VL-7B",
+    "OpenGVLab/InternVL3-8B-hf": "InternVL3-8B",
     "OpenGVLab/InternVL3_5-8B-HF": "InternVL3_5-8B",
     "llava-hf/llava-1.5-7b-hf": "llava-1.5-7b",
+    "llava-hf/llava-1.5-13b-hf": "llava-1.5-13b",
+    "llava-hf/llava-v1.6-vicuna-7b-hf": "llava-v1.6-vicuna-7b",
     "openai/clip-vit-large-patch14-336": "clip-vit-large-patch14-336",
 }
 """Hub ids whose sizes are at hand; of others, config.json is fetched."""

@@ -29,7 +29,8 @@ def rope_parameters(text: Any) -> dict[str, Any]:
 def rope_turns(text: Any, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], ...]:
     """`ModelInfo.rope`, given the axis of every pair of channels (none: there is but one axis)."""
     rope, d = rope_parameters(text), text_dims(text)["head_dim"]
-    if rope.get("rope_type", "default") != "default" or rope["rope_theta"] is None:
+    # InternVL3's "dynamic" is the default up to `max_position_embeddings`, 32,768 tokens
+    if rope.get("rope_type", "default") not in ("default", "dynamic") or rope["rope_theta"] is None:
         return ()
     return turns(rope["rope_theta"], d, axes)
 

@@ -12,7 +12,7 @@ from harness.models.base import Model, PictureInput, Prompt
 from harness.models.crops import CropModel
 from harness.models.internvl import InternVL
 from harness.models.llava import Llava
-from harness.models.llava_next import LlavaNext
+from harness.models.llava_next import LlavaNext, visible
 from harness.models.qwen3_vl import Qwen3VL
 from pruners.layout import Crop
 
@@ -42,7 +42,7 @@ def make_prompt(model: Model, visual: int, text: int, shrink: Shrink | None = No
         small = [grid if shrink is None else shrink(*grid) for grid in grids]
         prompt = model.layout_prompt(words(model, count, text), tuple(patches(model, *grid) for grid in small))
         return prompt if shrink is None else replace(prompt, whole=visual)
-    if not isinstance(model, CropModel) or isinstance(model, LlavaNext):
+    if not isinstance(model, CropModel):
         raise Unmeasurable(f"{model.info.name}: prompts of a given length are not made for this family")
     if shrink is not None:
         raise Unmeasurable(f"{model.info.name}: pictures have one size, so that none can be shrunk")
@@ -74,11 +74,16 @@ def patches(model: Qwen3VL, rows: int, columns: int) -> PictureInput:
 def crops(model: CropModel, visual: int) -> list[tuple[PictureInput, list[Crop]]]:
     """Pictures that together have so many visual tokens."""
     assert isinstance(model, InternVL | Llava)
-    each = model.side**2
+    each, tiled = model.side**2, list[Crop]()
+    if isinstance(model, LlavaNext):  # four tiles, without padding
+        tiled, place = model.arrange(2 * model.tile, 2 * model.tile)
+        each = visible(place)
     left, odd = divmod(visual, each)
     if odd:
         near = " or ".join(str(n * each) for n in (left, left + 1) if n)
         raise Unmeasurable(f"{model.info.name}: visual_tokens must be a multiple of {each}, such as {near}")
+    if isinstance(model, LlavaNext):
+        return [(replace(picture(model, 5, (2, 2)), place=place), tiled) for _ in range(left)]
     if isinstance(model, Llava):
         return [(picture(model, 1, (1, 1)), [model.crop(1, 1)]) for _ in range(left)]
     found = []
