@@ -1,4 +1,4 @@
-"""Sizes of full-size models whose costs papers print, by model_id; the configs of the checkpoints give the same."""
+"""Sizes of full-size models, by model_id; the configs of the checkpoints give the same."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ DIMS = {
         _INTERNVL, depth=28, hidden=3584, heads=28, kv_heads=4, mlp=18944, vocab=151674, merger_hidden=3584
     ),
     "internvl3_5_8b": _INTERNVL,
+    "smolvlm2_500m": Dims(
+        depth=32, hidden=960, heads=15, kv_heads=5, head_dim=64, mlp=2560, vocab=49280, tower_depth=12, tower_cls=0,
+        tower_hidden=768, tower_mlp=3072, patch_inputs=3 * 16 * 16, unit=16, merger_hidden=0, deepstack=(),
+        value_bytes=2,
+    ),
 }  # fmt: skip
 TIED = ("qwen3_vl_4b",)
 """Those whose head is their embedding of tokens."""

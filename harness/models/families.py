@@ -10,8 +10,9 @@ class Family(NamedTuple):
 
     Attributes:
         module, adapter: where our class is.
-        net, images: names of the stock model and image processor. The processor is always the PIL one, so that pictures
-            are resized alike on every machine, with torchvision or without.
+        net, images: names of the stock model and image processor in transformers. The processor is always the PIL one,
+            so that pictures are resized alike on every machine, with torchvision or without (which transformers 5.17
+            asks for, where a name is given with its module here).
         tower: name of the vision tower inside the stock model.
         options: what can be chosen, as keyword arguments of the adapter.
     """
@@ -44,5 +45,9 @@ FAMILIES = {
     "llava_next": Family(
         "harness.models.llava_next", "LlavaNext", "LlavaNextForConditionalGeneration", "LlavaNextImageProcessorPil",
         "vision_tower", ("system", "clip_text", "assembly", "pinpoints"),
+    ),
+    "smolvlm": Family(
+        "harness.models.smolvlm", "SmolVLM", "SmolVLMForConditionalGeneration",
+        "models.smolvlm.image_processing_pil_smolvlm.SmolVLMImageProcessorPil", "vision_model", (),
     ),
 }  # fmt: skip

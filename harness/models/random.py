@@ -26,6 +26,7 @@ SHIPPED = {
     "llava-hf/llava-1.5-7b-hf": "llava-1.5-7b",
     "llava-hf/llava-1.5-13b-hf": "llava-1.5-13b",
     "llava-hf/llava-v1.6-vicuna-7b-hf": "llava-v1.6-vicuna-7b",
+    "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": "SmolVLM2-500M",
     "openai/clip-vit-large-patch14-336": "clip-vit-large-patch14-336",
 }
 """Hub ids whose sizes are at hand; of others, config.json is fetched."""
@@ -37,7 +38,7 @@ class Words:
     def __init__(self, vocab: int) -> None:
         self.vocab = vocab
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [0, *(1 for _ in text.split()), self.vocab - 1]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:

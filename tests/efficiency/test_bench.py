@@ -30,6 +30,7 @@ CLIP = {"llava": "builtin:llava/clip"}
 FULL = {
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct", "internvl": "OpenGVLab/InternVL3_5-8B-HF",
     "llava": "llava-hf/llava-1.5-7b-hf", "llava_next": "llava-hf/llava-v1.6-vicuna-7b-hf",
+    "smolvlm": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
 }  # fmt: skip
 
 
@@ -50,6 +51,7 @@ def test_full_size_models_have_the_published_sizes() -> None:
     billions = {family: sum(w.numel() for w in bare(family).net.parameters()) / 1e9 for family in FULL}
     assert {family: round(n, 1) for family, n in billions.items()} == {
         "qwen3_vl": 4.4, "internvl": 8.5, "llava": 7.1, "llava_next": 7.1,
+        "smolvlm": 0.5,
     }  # fmt: skip
 
 
@@ -59,6 +61,7 @@ def test_full_size_models_have_the_published_sizes() -> None:
     [
         ("qwen2_5_vl_7b", 8.292), ("qwen3_vl_8b", 8.767), ("internvl3_8b", 7.944), ("internvl3_5_8b", 8.528),
         ("llava_1_5_7b", 7.063), ("llava_1_5_13b", 13.351), ("llava_next_7b", 7.063),
+        ("smolvlm2_500m", 0.507),
     ],
 )  # fmt: skip
 def test_sizes_are_those_of_the_checkpoints(name: str, billions: float) -> None:
@@ -86,6 +89,7 @@ def test_a_config_that_is_neither_at_hand_nor_reachable(monkeypatch: pytest.Monk
         ("qwen3_vl", 1280, 1), ("qwen3_vl", 4096, 1), ("qwen3_vl", 1009, 1), ("qwen3_vl", 40000, 3),
         ("internvl", 256, 1), ("internvl", 512, 2), ("internvl", 1280, 1), ("internvl", 3328, 1), ("internvl", 4096, 2),
         ("llava", 576, 1), ("llava", 1152, 2), ("llava_next", 2928, 1), ("llava_next", 5856, 2),
+        ("smolvlm", 64, 1), ("smolvlm", 832, 1), ("smolvlm", 896, 2),
     ],
 )  # fmt: skip
 def test_prompts_of_full_size_models_have_the_length_that_was_asked_for(

@@ -141,6 +141,17 @@ def test_visual_tokens_of_llava_next_are_those_of_its_prompts(options):
         assert visual_tokens(asked, (width, height)) == visible(adapter.arrange(height, width)[1]), (height, width)
 
 
+def test_visual_tokens_of_smolvlm_are_those_of_the_stock_processor():
+    import transformers
+
+    processor = transformers.SmolVLMImageProcessorPil(size={"longest_edge": 2048}, max_image_size={"longest_edge": 512})
+    rng, asked = random.Random(0), model("smolvlm2_500m")
+    drawn = [(rng.randint(9, 4000), rng.randint(9, 4000)) for _ in range(60)]
+    for size in [(640, 480), (512, 512), (4000, 30), *drawn]:
+        crops, _, _ = processor.get_number_of_image_patches(size[1], size[0])
+        assert visual_tokens(asked, size) == 64 * crops, size
+
+
 def test_earlier_runs_replace_assumptions_on_the_same_gpu_alone(run, plan, tmp_path):
     (done,) = run("pruner=none", "limit=8")
     (first,) = forecasts(plan("pruner=none", "limit=20").cells, "h200", Assume())

@@ -57,16 +57,19 @@ TYPICAL = {
 }
 
 
-CROPS = {"internvl": 256, "llava": 576, "llava_next": 576}
-"""Visual tokens of a crop of the tower; towers of other families see a picture as a whole."""
+CROPS = {"internvl": 256, "llava": 576, "llava_next": 576, "smolvlm": 64}
+"""Visual tokens of a crop of the tower (SmolVLM2: of 500M); towers of other families see a picture as a whole."""
 
 
 def visual_tokens(model: ModelConfig, picture: tuple[int, int] | None) -> int | None:
     """Visual tokens of a picture of so many pixels; None: not known."""
     if model.family == "llava":
         return CROPS["llava"]  # whatever the picture
-    if picture is None or model.family not in ("qwen3_vl", "qwen2_5_vl", "internvl", "llava_next"):
+    if picture is None or model.family not in ("qwen3_vl", "qwen2_5_vl", "internvl", "llava_next", "smolvlm"):
         return None
+    if model.family == "smolvlm":  # the longer side becomes 2048 pixels, in tiles of 512
+        short = int(2048 * min(picture) / max(picture))
+        return CROPS["smolvlm"] * (4 * math.ceil((short + short % 2) / 512) + 1)
     if model.family == "llava_next":
         return _overview_and_tiles(*picture, model.pinpoints, newlines=model.assembly != "grid")
     if model.family == "internvl":
