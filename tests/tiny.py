@@ -16,6 +16,7 @@ from transformers import (
     LlavaNextConfig,
     PreTrainedConfig,
     Qwen2_5_VLConfig,
+    Qwen2VLConfig,
     Qwen3VLConfig,
     SmolVLMConfig,
 )
@@ -29,6 +30,7 @@ from harness.models.internvl import InternVL
 from harness.models.llava import Llava
 from harness.models.llava_next import LlavaNext
 from harness.models.qwen2_5_vl import Qwen25VL
+from harness.models.qwen2_vl import Qwen2VL
 from harness.models.qwen3_vl import Qwen3VL
 from harness.models.smolvlm import SmolVLM
 from harness.models.tiles import Tiled
@@ -71,6 +73,21 @@ def qwen2_5(text: Mapping[str, Any], vision: Mapping[str, Any], window: int, ful
         vision_config={
             **vision, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": text["hidden_size"],
             "window_size": window, "fullatt_block_indexes": full,
+        },
+    )  # fmt: skip
+
+
+def qwen2(text: Mapping[str, Any], depth: int, width: int, heads: int, ratio: int, patch: int) -> Qwen2VLConfig:
+    """The same for a tower without windows, whose MLPs are `ratio` times as wide as it is."""
+    wide = text["head_dim"] * 3 // 16
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    rope["mrope_section"] = [text["head_dim"] // 2 - 2 * wide, wide, wide]
+    return Qwen2VLConfig(
+        image_token_id=IMAGE, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+        text_config={**headless(text), "rope_parameters": rope, **LONG, **NO_IDS},
+        vision_config={
+            "depth": depth, "embed_dim": width, "num_heads": heads, "mlp_ratio": ratio, "patch_size": patch,
+            "spatial_merge_size": 2, "temporal_patch_size": 2, "hidden_size": text["hidden_size"],
         },
     )  # fmt: skip
 
@@ -157,6 +174,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2_5": qwen2_5(  # windows of 2 x 2 visual tokens in layers 0 and 2
         text_sizes(96, 5, 6, 2, 16, 112, 130), qwen2_5_vision(4, 48, 3, 72, 4), window=16, full=[1, 3]
     ),
+    "qwen2": qwen2(text_sizes(96, 5, 6, 2, 16, 112, 130), depth=4, width=48, heads=3, ratio=2, patch=4),
     "internvl": internvl(  # 8 x 8 patches, so 4 x 4 visual tokens per tile
         text_sizes(80, 5, 6, 2, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 32), tied=False
     ),
@@ -207,8 +225,10 @@ class Words:
         return {}
 
 
-ADAPTERS: dict[str, type[Model]] = {"qwen3_vl": Qwen3VL, "qwen2_5_vl": Qwen25VL, "internvl": InternVL, "llava": Llava,
-                                    "llava_next": LlavaNext, "smolvlm": SmolVLM}  # fmt: skip
+ADAPTERS: dict[str, type[Model]] = {
+    "qwen3_vl": Qwen3VL, "qwen2_5_vl": Qwen25VL, "qwen2_vl": Qwen2VL, "internvl": InternVL, "llava": Llava,
+    "llava_next": LlavaNext, "smolvlm": SmolVLM,
+}  # fmt: skip
 
 
 class Prompted(Model):

@@ -34,6 +34,10 @@ FAMILIES = {
         "harness.models.qwen2_5_vl", "Qwen25VL", "Qwen2_5_VLForConditionalGeneration", "Qwen2VLImageProcessorPil",
         "visual", ("min_pixels", "max_pixels"),
     ),
+    "qwen2_vl": Family(
+        "harness.models.qwen2_vl", "Qwen2VL", "Qwen2VLForConditionalGeneration", "Qwen2VLImageProcessorPil",
+        "visual", ("min_pixels", "max_pixels"),
+    ),
     "internvl": Family(
         "harness.models.internvl", "InternVL", "InternVLForConditionalGeneration", "GotOcr2ImageProcessorPil",
         "vision_tower", ("max_tiles", "system_prompt"),

@@ -21,6 +21,7 @@ SHIPPED = {
     "Qwen/Qwen3-VL-8B-Instruct": "Qwen3-VL-8B",
     "Qwen/Qwen3-VL-8B-Thinking": "Qwen3-VL-8B",
     "Qwen/Qwen2.5-VL-7B-Instruct": "Qwen2.5-VL-7B",
+    "Qwen/Qwen2-VL-7B-Instruct": "Qwen2-VL-7B",
     "OpenGVLab/InternVL3-8B-hf": "InternVL3-8B",
     "OpenGVLab/InternVL3_5-8B-HF": "InternVL3_5-8B",
     "llava-hf/llava-1.5-7b-hf": "llava-1.5-7b",

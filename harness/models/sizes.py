@@ -35,6 +35,13 @@ def rope_turns(text: Any, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], 
     return turns(rope["rope_theta"], d, axes)
 
 
+def tower_widths(vision: Any) -> tuple[int, int]:
+    """Widths of a Qwen tower and of its MLPs; what Qwen2-VL calls hidden_size is the language model's."""
+    if hasattr(vision, "embed_dim"):
+        return vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+    return vision.hidden_size, vision.intermediate_size
+
+
 def feature_layer(config: Any) -> int:
     """The tower layer whose output is projected, from the end; -1 is the last one."""
     layer, depth = config.vision_feature_layer, config.vision_config.num_hidden_layers

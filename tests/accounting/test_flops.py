@@ -119,7 +119,7 @@ TOWER = [name for name, method in METHODS.items() if any("encoder" in stage.mome
 
 
 @pytest.mark.parametrize("name", ["none", "visionzip", "fastv", *TOWER])
-@pytest.mark.parametrize(("config", "grid"), [("qwen2_5", (10, 6)), ("smolvlm", (2, 1))])
+@pytest.mark.parametrize(("config", "grid"), [("qwen2", (8, 6)), ("qwen2_5", (10, 6)), ("smolvlm", (2, 1))])
 def test_equals_torchs_counter_in_other_towers(config: str, grid: Grid, name: str) -> None:
     """Windows of unequal size, and tiles without a class token; the language models cost what the others' do."""
     test_equals_torchs_counter(config, [grid], METHODS[name])

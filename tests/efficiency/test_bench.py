@@ -59,8 +59,8 @@ def test_full_size_models_have_the_published_sizes() -> None:
 @pytest.mark.parametrize(
     ("name", "billions"),
     [
-        ("qwen2_5_vl_7b", 8.292), ("qwen3_vl_8b", 8.767), ("internvl3_8b", 7.944), ("internvl3_5_8b", 8.528),
-        ("llava_1_5_7b", 7.063), ("llava_1_5_13b", 13.351), ("llava_next_7b", 7.063),
+        ("qwen2_vl_7b", 8.291), ("qwen2_5_vl_7b", 8.292), ("qwen3_vl_8b", 8.767), ("internvl3_8b", 7.944),
+        ("internvl3_5_8b", 8.528), ("llava_1_5_7b", 7.063), ("llava_1_5_13b", 13.351), ("llava_next_7b", 7.063),
         ("smolvlm2_500m", 0.507),
     ],
 )  # fmt: skip

@@ -22,8 +22,8 @@ from pruners.views import ModelInfo
 
 UNKNOWN = "unknown"
 INFOS = {
-    "qwen3_vl": QWEN, "qwen2_5_vl": QWEN2_5, "internvl": INTERNVL, "llava": LLAVA, "llava_next": LLAVA_NEXT,
-    "smolvlm": SMOLVLM,
+    "qwen3_vl": QWEN, "qwen2_5_vl": QWEN2_5, "qwen2_vl": QWEN2_5, "internvl": INTERNVL, "llava": LLAVA,
+    "llava_next": LLAVA_NEXT, "smolvlm": SMOLVLM,
 }  # fmt: skip
 
 

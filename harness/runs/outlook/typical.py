@@ -65,7 +65,14 @@ def visual_tokens(model: ModelConfig, picture: tuple[int, int] | None) -> int | 
     """Visual tokens of a picture of so many pixels; None: not known."""
     if model.family == "llava":
         return CROPS["llava"]  # whatever the picture
-    if picture is None or model.family not in ("qwen3_vl", "qwen2_5_vl", "internvl", "llava_next", "smolvlm"):
+    if picture is None or model.family not in (
+        "qwen3_vl",
+        "qwen2_5_vl",
+        "qwen2_vl",
+        "internvl",
+        "llava_next",
+        "smolvlm",
+    ):
         return None
     if model.family == "smolvlm":  # the longer side becomes 2048 pixels, in tiles of 512
         short = int(2048 * min(picture) / max(picture))
