@@ -129,7 +129,6 @@ def smolvlm(text: Mapping[str, Any], tower: Mapping[str, Any], merge: int) -> Sm
 
 NO_IDS = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
 LONG = {"max_position_embeddings": 8192}
-DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
 
 
 def headless(text: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,9 +177,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "internvl": internvl(  # 8 x 8 patches, so 4 x 4 visual tokens per tile
         text_sizes(80, 5, 6, 2, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 32), tied=False
     ),
-    "internvl_norms": internvl(  # InternVL3's biased Qwen2 and its RoPE, the big tower's norms, 2 x 2 tokens per tile
-        {**text_sizes(64, 4, 4, 2, 16, 96, 130), "rope_parameters": DYNAMIC}, tower_sizes(3, 32, 4, 64, 4, 16),
-        tied=True, kind="qwen2",
+    "internvl_norms": internvl(  # InternVL3's biased Qwen2, the big tower's norms, 2 x 2 visual tokens per tile
+        text_sizes(64, 4, 4, 2, 16, 96, 130), tower_sizes(3, 32, 4, 64, 4, 16), tied=True, kind="qwen2",
         use_qk_norm=True, norm_type="rms_norm", use_mean_pooling=False,
     ),
     "llava": llava(  # 5 x 5 patches, three of four tower layers run

@@ -13,9 +13,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.accounting.flops import TowerLayer, vision_flops
 from harness.engine import Decoding, Engine, Request
 from harness.models.base import Features, TowerHooks
+from harness.models.known import turns
 from pruners import NoPruning, Selection, Weights
 from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerSignal, TowerValues
-from tests.tiny import CONFIGS, INTERNVL3_5_8B, LLAVA_1_5_7B, Grid, Prompted, stock, stock_inputs
+from tests.tiny import (
+    CONFIGS,
+    INTERNVL3_5_8B,
+    LLAVA_1_5_7B,
+    Grid,
+    Prompted,
+    internvl,
+    stock,
+    stock_inputs,
+    text_sizes,
+    tower_sizes,
+)
 
 NAMES = ["internvl", "internvl_norms", "llava", "smolvlm"]
 GRIDS: list[list[Grid]] = [[], [(1, 1)], [(2, 3), (1, 1)], [(1, 2), (3, 1), (2, 2)]]
@@ -71,6 +83,20 @@ def test_equals_generate(name: str, grids: list[Grid]) -> None:
     assert trace.error is None and trace.visual_tokens == len(prompt.visual)
     assert trace.token_ids == want[0, len(prompt.ids) :].tolist()
     assert len(set(trace.token_ids)) > 3
+
+
+def test_rope_of_internvl3() -> None:
+    """ "dynamic": what stands in its configuration changes nothing up to its longest prompt."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
+    text = {**text_sizes(64, 4, 4, 2, 16, 96, 130), "rope_parameters": rope}
+    config = internvl(text, tower_sizes(3, 32, 4, 64, 4, 16), tied=False, kind="qwen2")
+    model: Any = Prompted(config, "cpu", [(2, 3)], noise=NOISE)
+    assert model.info.rope == turns(1e6, 16)
+    prompt = model.prepare(None)
+    inputs = stock_inputs(model, prompt)
+    want = stock(model).generate(**inputs, do_sample=False, max_new_tokens=16, pad_token_id=0)
+    (trace,) = Engine(model).run([Request("r", ())], NoPruning(), Decoding(max_new_tokens=16))
+    assert trace.token_ids == want[0, len(prompt.ids) :].tolist() and len(set(trace.token_ids)) > 3
 
 
 def raster(model: Any, tokens: Tensor) -> Tensor:

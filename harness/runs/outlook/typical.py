@@ -75,6 +75,8 @@ def visual_tokens(model: ModelConfig, picture: tuple[int, int] | None) -> int | 
     ):
         return None
     if model.family == "smolvlm":  # the longer side becomes 2048 pixels, in tiles of 512
+        if model.name != "smolvlm2_500m":
+            return None
         short = int(2048 * min(picture) / max(picture))
         return CROPS["smolvlm"] * (4 * math.ceil((short + short % 2) / 512) + 1)
     if model.family == "llava_next":
