@@ -16,7 +16,9 @@ from transformers import (
     LlavaNextConfig,
     PreTrainedConfig,
     Qwen2_5_VLConfig,
+    Qwen2VLConfig,
     Qwen3VLConfig,
+    SmolVLMConfig,
 )
 
 from harness.engine import Request
@@ -28,11 +30,14 @@ from harness.models.internvl import InternVL
 from harness.models.llava import Llava
 from harness.models.llava_next import LlavaNext
 from harness.models.qwen2_5_vl import Qwen25VL
+from harness.models.qwen2_vl import Qwen2VL
 from harness.models.qwen3_vl import Qwen3VL
+from harness.models.smolvlm import SmolVLM
+from harness.models.tiles import Tiled
 
 IMAGE = 5
 Grid = tuple[int, int]
-"""A picture: patches per column and row (Qwen), tiles per column and row (InternVL), anything (LLaVA: one crop).
+"""A picture: patches per column and row (Qwen), tiles per column and row (InternVL, SmolVLM), anything (LLaVA).
 
 For LLaVA-NeXT it is what `size` makes pixels of: roughly tiles per column and row, which it does not fill.
 """
@@ -72,6 +77,21 @@ def qwen2_5(text: Mapping[str, Any], vision: Mapping[str, Any], window: int, ful
     )  # fmt: skip
 
 
+def qwen2(text: Mapping[str, Any], depth: int, width: int, heads: int, ratio: int, patch: int) -> Qwen2VLConfig:
+    """The same for a tower without windows, whose MLPs are `ratio` times as wide as it is."""
+    wide = text["head_dim"] * 3 // 16
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    rope["mrope_section"] = [text["head_dim"] // 2 - 2 * wide, wide, wide]
+    return Qwen2VLConfig(
+        image_token_id=IMAGE, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8,
+        text_config={**headless(text), "rope_parameters": rope, **LONG, **NO_IDS},
+        vision_config={
+            "depth": depth, "embed_dim": width, "num_heads": heads, "mlp_ratio": ratio, "patch_size": patch,
+            "spatial_merge_size": 2, "temporal_patch_size": 2, "hidden_size": text["hidden_size"],
+        },
+    )  # fmt: skip
+
+
 def internvl(
     text: Mapping[str, Any], tower: Mapping[str, Any], tied: bool, kind: str = "qwen3", **options: Any
 ) -> InternVLConfig:
@@ -97,6 +117,14 @@ def llava_next(text: Mapping[str, Any], tower: Mapping[str, Any]) -> PreTrainedC
     t = tower["image_size"]
     shapes = [[t, 2 * t], [2 * t, t], [2 * t, 2 * t], [3 * t, t], [t, 3 * t]]
     return llava(text, tower, LlavaNextConfig, image_grid_pinpoints=shapes)
+
+
+def smolvlm(text: Mapping[str, Any], tower: Mapping[str, Any], merge: int) -> SmolVLMConfig:
+    """The same for tiles and a tower without a class token; merge x merge patches become a visual token."""
+    return SmolVLMConfig(
+        image_token_id=IMAGE, vision_config=dict(tower), scale_factor=merge,
+        text_config={"model_type": "llama", **text, **LONG, **NO_IDS},
+    )  # fmt: skip
 
 
 NO_IDS = {"pad_token_id": None, "eos_token_id": None, "bos_token_id": None}
@@ -145,6 +173,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2_5": qwen2_5(  # windows of 2 x 2 visual tokens in layers 0 and 2
         text_sizes(96, 5, 6, 2, 16, 112, 130), qwen2_5_vision(4, 48, 3, 72, 4), window=16, full=[1, 3]
     ),
+    "qwen2": qwen2(text_sizes(96, 5, 6, 2, 16, 112, 130), depth=4, width=48, heads=3, ratio=2, patch=4),
     "internvl": internvl(  # 8 x 8 patches, so 4 x 4 visual tokens per tile
         text_sizes(80, 5, 6, 2, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 32), tied=False
     ),
@@ -157,6 +186,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
     "llava_next": llava_next(  # 4 x 4 patches per crop
         text_sizes(80, 5, 5, 5, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 16)
+    ),
+    "smolvlm": smolvlm(  # 6 x 6 patches, so 2 x 2 visual tokens per tile
+        text_sizes(96, 5, 6, 2, 16, 112, 130), tower_sizes(4, 48, 3, 72, 4, 24), merge=3
     ),
 }  # fmt: skip
 BY_FAMILY = {"qwen3_vl": "untied", "internvl": "internvl", "llava": "llava"}
@@ -179,7 +211,10 @@ LLAVA_1_5_7B = llava(text_sizes(4096, 32, 32, 32, 128, 11008, 32064), tower_size
 
 
 class Words:
-    """Stands in for a tokenizer: replies are their numbers."""
+    """Stands in for a tokenizer: replies are their numbers, and a text is a token of its length."""
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [20 + len(text)]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         return " ".join(map(str, ids))
@@ -188,8 +223,10 @@ class Words:
         return {}
 
 
-ADAPTERS: dict[str, type[Model]] = {"qwen3_vl": Qwen3VL, "qwen2_5_vl": Qwen25VL, "internvl": InternVL, "llava": Llava,
-                                    "llava_next": LlavaNext}  # fmt: skip
+ADAPTERS: dict[str, type[Model]] = {
+    "qwen3_vl": Qwen3VL, "qwen2_5_vl": Qwen25VL, "qwen2_vl": Qwen2VL, "internvl": InternVL, "llava": Llava,
+    "llava_next": LlavaNext, "smolvlm": SmolVLM,
+}  # fmt: skip
 
 
 class Prompted(Model):
@@ -213,7 +250,7 @@ class Prompted(Model):
             net = getattr(transformers, FAMILIES[config.model_type].net)(deepcopy(config))
         if noise:
             shake(net, noise)
-        net.model.language_model.set_attn_implementation(NAME)
+        net.get_decoder().set_attn_implementation(NAME)
         getattr(net.model, FAMILIES[config.model_type].tower).set_attn_implementation("sdpa")
         super().__init__(net, Words(), None, "random")
         self.ids = [10] * 3
@@ -225,7 +262,7 @@ class Prompted(Model):
     def prepare(self, request: Request) -> Prompt:
         if isinstance(self, Qwen3VL):
             return self.layout_prompt(self.ids, self.pictures)
-        if isinstance(self, InternVL):
+        if isinstance(self, Tiled):
             return self.lay_out(self.ids, [(picture, self.tiles(*picture.grid)) for picture in self.pictures])
         assert isinstance(self, Llava)
         if isinstance(self, LlavaNext):
@@ -246,7 +283,7 @@ def pixels(model: Model, grid: Grid, device: str) -> torch.Tensor:
     """Random pixels of a picture."""
     if isinstance(model, Qwen3VL):
         return torch.randn(grid[0] * grid[1], model.dims.patch_inputs, device=device)
-    crops = len(model.tiles(*grid)) if isinstance(model, InternVL) else 1
+    crops = len(model.tiles(*grid)) if isinstance(model, Tiled) else 1
     if isinstance(model, LlavaNext):
         rows, columns = model.tiles(*size(grid))
         crops = 1 + rows * columns
@@ -278,6 +315,8 @@ def stock_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
             out["image_grid_thw"] = torch.tensor([[1, *p.grid] for p in prompt.pictures])
     if prompt.pictures:
         out["pixel_values"] = torch.cat([p.pixels for p in prompt.pictures])
+    if prompt.pictures and isinstance(model, SmolVLM):
+        out["pixel_values"] = out["pixel_values"][None]
     if prompt.pictures and isinstance(model, LlavaNext):
         out["image_sizes"] = torch.tensor([size(p.grid) for p in prompt.pictures])
     return out

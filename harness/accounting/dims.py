@@ -14,7 +14,8 @@ class Dims:
         tower_cls: class tokens per crop in the tower.
         patch_inputs: values of one patch (channels x frames x height x width).
         unit: tower tokens merged into one visual token.
-        merger_hidden: width of the hidden layer of the two-layer projector, which reads `unit * tower_hidden` values.
+        merger_hidden: width of the hidden layer of the two-layer projector, which reads `unit * tower_hidden` values;
+            0: the projector is one product.
         deepstack: tower layers whose output goes through a further projector of the same shape.
         value_bytes: bytes of one cached value.
         tower_mlp_products: products of an MLP in the tower; a gated one has 3.

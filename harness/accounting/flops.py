@@ -42,7 +42,13 @@ def keys_read(lengths: Sequence[int], steps: int) -> int:
 
 def project_flops(d: Dims, units: int) -> int:
     """The projector on the tower tokens behind `units` visual tokens."""
-    return 2 * units * (d.unit * d.tower_hidden * d.merger_hidden + d.merger_hidden * d.hidden)
+    return 2 * units * projector_weights(d)
+
+
+def projector_weights(d: Dims) -> int:
+    """Values in the projector's matrices."""
+    read = d.unit * d.tower_hidden
+    return read * d.merger_hidden + d.merger_hidden * d.hidden if d.merger_hidden else read * d.hidden
 
 
 class TowerLayer(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.accounting.dims import Dims
-from harness.accounting.flops import head_flops, token_flops
+from harness.accounting.flops import head_flops, projector_weights, token_flops
 
 
 class Peak(NamedTuple):
@@ -41,7 +41,7 @@ def weight_bytes(d: Dims, *, tied: bool) -> int:
     """Bytes of all weights but norms, biases and position embeddings; `tied`: the head is the embedding of tokens."""
     w = d.tower_hidden
     tower = d.tower_depth * (4 * w * w + d.tower_mlp_products * w * d.tower_mlp) + d.patch_inputs * w
-    projector = d.unit * w * d.merger_hidden + d.merger_hidden * d.hidden
+    projector = projector_weights(d)
     embedding = 0 if tied else d.hidden * d.vocab
     return step_weights(d) + (embedding + tower + (1 + len(d.deepstack)) * projector) * d.value_bytes
 

@@ -16,8 +16,8 @@ from harness.models.attention import Attend
 from harness.models.tower import rotate
 
 KNOWN = {
-    "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2_5_VLDecoderLayer", "Qwen3DecoderLayer",
-    "Qwen3VLTextDecoderLayer",
+    "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen2VLDecoderLayer", "Qwen2_5_VLDecoderLayer",
+    "Qwen3DecoderLayer", "Qwen3VLTextDecoderLayer",
 }  # fmt: skip
 """Stock layers that compute what `Block` does; others may have its parts and scale something besides."""
 

@@ -1,4 +1,4 @@
-"""Models whose tower has a class token and sees every crop of a picture by itself (CLIP, InternViT)."""
+"""Models whose tower sees every crop of a picture by itself (CLIP, InternViT, SigLIP)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.accounting.flops import TowerLayer, tower_layer_flops
 from harness.models.base import BadSample, Features, PictureInput, Prompt, TowerHooks
 from harness.models.decoder import Decoder, check_placeholders
 from harness.models.stream import Stream, parted
-from harness.models.tower import class_signal, crop_axis, decoupled, hidden_signal
+from harness.models.tower import crop_axis, crop_signal, decoupled, hidden_signal
 from pruners.layout import Crop, VisualLayout
 from pruners.signals import ClipPatches, Signal, TowerHidden, TowerSignal
 
@@ -24,15 +24,21 @@ if TYPE_CHECKING:
 
 
 class CropModel(Decoder):
-    """Adapter over towers of stock layers on [C, 1 + P, Dt]: class token first, patches in the order of visual tokens.
+    """Adapter over towers of stock layers on [C, cls + P, Dt]: a class token first where there is one (`cls` is 1 or
+    0), patches in the order of visual tokens.
+
+    Attributes:
+        parts: names of the tower and of the projector inside the stock model.
 
     Only `dims.tower_depth` of the layers run. Of the first one that does not, attention and keys can be recorded: they
     depend on what enters it alone.
     """
 
+    parts = ("vision_tower", "multi_modal_projector")
+
     def __init__(self, net: Any, tokenizer: Any, image_processor: Any) -> None:
         super().__init__(net, tokenizer, image_processor)
-        self.tower, self.projector = net.model.vision_tower, net.model.multi_modal_projector
+        self.tower, self.projector = (getattr(net.model, name) for name in self.parts)
 
     @property
     @abstractmethod
@@ -49,7 +55,7 @@ class CropModel(Decoder):
 
     @abstractmethod
     def enter(self, pixels: Tensor) -> Tensor:
-        """What enters the first tower layer [C, 1 + P, Dt]."""
+        """What enters the first tower layer [C, cls + P, Dt]."""
 
     @abstractmethod
     def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -86,12 +92,17 @@ class CropModel(Decoder):
         check_placeholders(ids, token, len(pictures))
         units = VisualLayout.of_crops([crops for _, crops in pictures])
         layout = self.in_prompt(units, [picture for picture, _ in pictures])
-        left = iter(torch.bincount(layout.picture, minlength=len(pictures)).tolist())
-        row = torch.tensor([t for i in ids for t in ([i] if i != token else [i] * next(left))])
+        counts = torch.bincount(layout.picture, minlength=len(pictures)).tolist()
+        spelled = iter([self.spelled(picture, n) for (picture, _), n in zip(pictures, counts, strict=True)])
+        row = torch.tensor([t for i in ids for t in ([i] if i != token else next(spelled))])
         return Prompt(
             row, torch.arange(len(row))[None], len(row), (row == token).nonzero().flatten(),
             layout, tuple(picture for picture, _ in pictures), units=units,
         )  # fmt: skip
+
+    def spelled(self, picture: PictureInput, n: int) -> list[int]:
+        """Token ids of a picture with n visual tokens."""
+        return [self.config.image_token_id] * n
 
     def in_prompt(self, units: VisualLayout, pictures: Sequence[PictureInput]) -> VisualLayout:
         """Layout of the visual tokens, given that of the tower's units."""
@@ -111,7 +122,7 @@ class CropModel(Decoder):
         hidden = self.enter(picture.pixels.to(self.device, self.dtype))
         if hooks is None:
             return self.assembled(picture, self._layers(hidden, 0, where, None, part))
-        n = (hidden.shape[1] - 1) // self.info.unit
+        n = (hidden.shape[1] - self.dims.tower_cls) // self.info.unit
         crops = hidden.split(1)  # tokens leave them one by one, so their lengths differ from now on
         parts = [self._layers(crop, i * n, where, hooks, part) for i, crop in enumerate(crops)]
         return self.assembled(picture, joined(parts))
@@ -130,6 +141,8 @@ class CropModel(Decoder):
 
     def _reach(self, signal: TowerSignal) -> int:
         """The tower layer of a signal, from 0; raises ValueError if what it needs is never computed."""
+        if getattr(signal, "rows", "") == "cls" and not self.info.has_cls:
+            raise ValueError(f"this tower has no class token, so it cannot record {signal}")
         depth, runs = self.info.tower_depth, self.dims.tower_depth
         layer = signal.layer + depth * (signal.layer < 0)
         if not 0 <= layer < min(depth, runs + (not isinstance(signal, TowerHidden))):
@@ -139,10 +152,10 @@ class CropModel(Decoder):
     def _layers(
         self, hidden: Tensor, start: int, signals: dict[TowerSignal, int], hooks: TowerHooks | None, part: Part
     ) -> Features:
-        """All of the tower on crops [C, 1 + P, Dt] whose visual tokens count from `start`."""
-        crops, unit, acts = len(hidden), self.info.unit, hooks or TowerHooks()
-        token = torch.arange(start, start + crops * (hidden.shape[1] - 1) // unit, device=self.device)
-        stream = Stream(hidden, token, torch.ones(len(token), device=self.device), unit, cls=1)
+        """All of the tower on crops [C, cls + P, Dt] whose visual tokens count from `start`."""
+        crops, unit, cls, acts = len(hidden), self.info.unit, self.dims.tower_cls, hooks or TowerHooks()
+        token = torch.arange(start, start + crops * (hidden.shape[1] - cls) // unit, device=self.device)
+        stream = Stream(hidden, token, torch.ones(len(token), device=self.device), unit, cls)
         out = Features(hidden, hidden.new_zeros(0), tower_tokens=[[] for _ in range(crops)])
         for i, block in enumerate(self.blocks[: self.dims.tower_depth + 1]):
             entering, runs = stream.hidden, i < self.dims.tower_depth
@@ -175,13 +188,15 @@ class CropModel(Decoder):
         """Record a signal of a layer; `leaving` is its output where there is one, `mask` what methods add to logits."""
         if isinstance(signal, TowerHidden):
             assert leaving is not None
-            out.signals[signal] = (hidden_signal(signal, leaving, 1, self.info.unit), token)
+            out.signals[signal] = (hidden_signal(signal, leaving, self.dims.tower_cls, self.info.unit), token)
             return
         with part("overhead"):
             if isinstance(signal, ClipPatches):
                 value, cost = self._clip_patches(signal, block, entering, leaving)
             else:
-                value, cost = class_signal(signal, *self.inside(block), entering, self.info.unit, mask)
+                value, cost = crop_signal(
+                    signal, *self.inside(block), entering, self.dims.tower_cls, self.info.unit, mask
+                )
         out.signals[signal], out.costs[signal] = (value, token), cost
 
     def _clip_patches(

@@ -29,7 +29,7 @@ class Decoder(Model):
 
     def __init__(self, net: Any, tokenizer: Any, image_processor: Any) -> None:
         self.net, self.tokenizer, self.image_processor = net.eval(), tokenizer, image_processor
-        self.text, self.config, self.lm_head = net.model.language_model, net.config, net.lm_head
+        self.text, self.config, self.lm_head = net.get_decoder(), net.config, net.lm_head
         self.device, self.dtype = net.lm_head.weight.device, net.lm_head.weight.dtype
         eos = net.generation_config.eos_token_id
         self.stop_ids = frozenset([eos] if isinstance(eos, int) else eos or [])

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from harness.accounting.dims import Dims
 from harness.models.base import ModelUnavailable, PictureInput
-from harness.models.crops import CropModel
 from harness.models.decoder import conversation
 from harness.models.sizes import crop_dims, crop_info
-from pruners.layout import THUMBNAIL, Crop
+from harness.models.tiles import Tiled
+from pruners.layout import Crop
 from pruners.views import ModelInfo
 
 if TYPE_CHECKING:
@@ -32,12 +31,8 @@ R1 = (
 """System text under which the checkpoints think before they answer."""
 
 
-class InternVL(CropModel):
-    """Adapter over the stock `InternVLForConditionalGeneration`.
-
-    Patches are put in the order of visual tokens before the first layer (attention without RoPE does not see their
-    order), so that 2 x 2 neighbours follow each other, as pixel shuffle has them in a visual token's channels.
-    """
+class InternVL(Tiled):
+    """Adapter over the stock `InternVLForConditionalGeneration`."""
 
     def __init__(
         self, net: Any, tokenizer: Any, image_processor: Any, name: str,
@@ -57,7 +52,7 @@ class InternVL(CropModel):
         self.system = (R1,) if system_prompt else ()
         self.merge = merge(self.config)
         vision = self.config.vision_config
-        self.side: int = vision.image_size[0] // vision.patch_size[0] // self.merge
+        self.side = vision.image_size[0] // vision.patch_size[0] // self.merge
         if max_tiles is not None:
             image_processor.max_patches = max_tiles
 
@@ -85,19 +80,8 @@ class InternVL(CropModel):
             )  # fmt: skip
         return PictureInput.of(pixels, (rows, columns), image=image), self.tiles(rows, columns)
 
-    def tiles(self, rows: int, columns: int) -> list[Crop]:
-        """The crops of a picture: tiles row by row, then, if there are several, the whole picture once more."""
-        if rows * columns == 1:
-            return [Crop(self.side, self.side)]
-        areas = [
-            (r / rows, c / columns, (r + 1) / rows, (c + 1) / columns) for r in range(rows) for c in range(columns)
-        ]
-        return [*(Crop(self.side, self.side, area) for area in areas), Crop(self.side, self.side, kind=THUMBNAIL)]
-
     def enter(self, pixels: Tensor) -> Tensor:
-        hidden, m = self.tower.embeddings(pixels), self.merge
-        patches = hidden[:, 1:].reshape(len(hidden), self.side, m, self.side, m, -1).transpose(2, 3)
-        return torch.cat([hidden[:, :1], patches.reshape(len(hidden), (self.side * m) ** 2, -1)], dim=1)
+        return self.grouped(self.tower.embeddings(pixels))
 
     def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         out: Tensor = block.lambda_1 * block.attention(block.layernorm_before(hidden), attention_mask=mask)[0]

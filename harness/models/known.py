@@ -33,4 +33,7 @@ LLAVA = ModelInfo(
     rope=turns(1e4, 128),
 )  # fmt: skip
 LLAVA_NEXT = replace(LLAVA, name="LLaVA-NeXT-7B")
-KNOWN = (QWEN, QWEN2_5, INTERNVL, LLAVA, LLAVA_NEXT)
+SMOLVLM = ModelInfo(
+    name="SmolVLM2-500M", depth=32, tower_depth=12, unit=16, tower_head_dim=64, tower_heads=12, rope=turns(1e5, 64)
+)
+KNOWN = (QWEN, QWEN2_5, INTERNVL, LLAVA, LLAVA_NEXT, SMOLVLM)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.models.base import PADDING, Features, ModelUnavailable, PictureInput
 from harness.models.llava import Llava, check_aspect, dims, info
+from harness.models.padding import unpadded
 from pruners.layout import NEWLINE, THUMBNAIL, Crop, VisualLayout
 
 __all__ = ["LlavaNext", "dims", "info"]
@@ -128,15 +129,3 @@ class LlavaNext(Llava):
 def visible(place: Tensor) -> int:
     """How many of these places are no padding; reads the number from the device."""
     return int((place < PADDING).sum())
-
-
-def unpadded(height: int, width: int, down: int, across: int) -> tuple[int, int]:
-    """Rows and columns of patches, of a grid of down x across, that stay of a picture of so many pixels.
-
-    As in the stock model: what is taken off on both sides is equal, so that a row or column of padding may stay.
-    """
-    if width / height > across / down:
-        shown = int(round(height * (across / width), 7))
-        return down - (down - shown) // 2 * 2, across
-    shown = int(round(width * (down / height), 7))
-    return down, across - (across - shown) // 2 * 2

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -101,7 +102,7 @@ def _family(name: str, options: Mapping[str, Any]) -> tuple[Family, dict[str, An
     known = FAMILIES[name].options
     for option, value in options.items():
         if value is not None and option not in known:
-            raise ModelUnavailable(f"{name} models have no option {option}=; theirs: {', '.join(known)}")
+            raise ModelUnavailable(f"{name} models have no option {option}=; theirs: {', '.join(known) or 'none'}")
     return FAMILIES[name], {option: value for option, value in options.items() if value is not None}
 
 
@@ -185,7 +186,7 @@ def load_model(
             path, revision, "weights", kind.from_pretrained, dtype=getattr(torch, dtype), use_safetensors=True
         ).to(device)
     tokenizer = fetch(path, revision, "tokenizer", transformers.AutoTokenizer.from_pretrained, trust_remote_code=False)
-    images = fetch(path, revision, "image processor", getattr(transformers, found.images).from_pretrained)
+    images = fetch(path, revision, "image processor", resolve_name(f"transformers.{found.images}").from_pretrained)
     return adapted(found, net, tokenizer, images, path, chosen)
 
 
@@ -200,7 +201,7 @@ def adapted(
     family: Family, net: Any, tokenizer: Any, images: Any, name: str, options: Mapping[str, Any]
 ) -> Model:  # fmt: skip
     """A stock model behind its adapter, its language model under the engine's attention."""
-    net.model.language_model.set_attn_implementation(NAME)
+    net.get_decoder().set_attn_implementation(NAME)
     getattr(net.model, family.tower).set_attn_implementation("sdpa")
     model: Model = getattr(importlib.import_module(family.module), family.adapter)(
         net, tokenizer, images, name, **options

@@ -17,7 +17,7 @@ from harness.accounting.dims import Dims
 from harness.accounting.flops import TowerLayer
 from harness.models.base import BadSample, Features, PictureInput, Prompt, Shrink, TowerHooks
 from harness.models.decoder import Decoder, check_placeholders, conversation
-from harness.models.sizes import rope_parameters, rope_turns, text_dims
+from harness.models.sizes import rope_parameters, rope_turns, text_dims, tower_widths
 from harness.models.stream import Stream, joint_attention, parted
 from harness.models.tower import crop_axis, hidden_signal, joint_signal
 from harness.models.windows import Windows
@@ -202,7 +202,7 @@ class Qwen3VL(Decoder):
         return ()
 
     def project(self, units: Tensor) -> Tensor:
-        tokens: Tensor = self.visual.merger(units.reshape(-1, self.config.vision_config.hidden_size))
+        tokens: Tensor = self.visual.merger(units.reshape(-1, self.dims.tower_hidden))
         return tokens
 
     def _grouped(self, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -228,7 +228,7 @@ class Qwen3VL(Decoder):
 
     def _tower_rope(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """(cos, sin) [P, d]: the first half of the frequencies turns with the row, the second with the column."""
-        d = self.config.vision_config.hidden_size // self.config.vision_config.num_heads
+        d = self.info.tower_head_dim
         frequency = 10000.0 ** -(torch.arange(0, d // 2, 2, device=self.device).float() / (d // 2))
         angle = torch.cat([place[:, None] * frequency for place in self._grouped(height, width)], dim=1).repeat(1, 2)
         return angle.cos(), angle.sin()
@@ -259,7 +259,7 @@ def info(config: Any, name: str) -> ModelInfo:
     return ModelInfo(
         name=name, depth=config.text_config.num_hidden_layers, tower_depth=config.vision_config.depth,
         unit=config.vision_config.spatial_merge_size**2, axes=3, native=True,
-        tower_head_dim=config.vision_config.hidden_size // config.vision_config.num_heads,
+        tower_head_dim=tower_widths(config.vision_config)[0] // config.vision_config.num_heads,
         tower_heads=config.vision_config.num_heads, rope=rope_turns(config.text_config, rope_axes(config.text_config)),
     )  # fmt: skip
 
@@ -267,11 +267,11 @@ def info(config: Any, name: str) -> ModelInfo:
 def dims(config: Any, value_bytes: int) -> Dims:
     """Sizes for the accountant, from the config alone."""
     vision = config.vision_config
-    unit = vision.spatial_merge_size**2
+    unit, (hidden, mlp) = vision.spatial_merge_size**2, tower_widths(vision)
     return Dims(
-        **text_dims(config.text_config), tower_depth=vision.depth, tower_cls=0, tower_hidden=vision.hidden_size,
-        tower_mlp=vision.intermediate_size, unit=unit,
+        **text_dims(config.text_config), tower_depth=vision.depth, tower_cls=0, tower_hidden=hidden, tower_mlp=mlp,
+        unit=unit,
         patch_inputs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
-        merger_hidden=vision.hidden_size * unit, deepstack=tuple(getattr(vision, "deepstack_visual_indexes", ())),
+        merger_hidden=hidden * unit, deepstack=tuple(getattr(vision, "deepstack_visual_indexes", ())),
         value_bytes=value_bytes,
     )  # fmt: skip

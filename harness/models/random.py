@@ -18,8 +18,16 @@ CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = {
     "Qwen/Qwen3-VL-4B-Instruct": "Qwen3-VL-4B",
     "Qwen/Qwen3-VL-4B-Thinking": "Qwen3-VL-4B",
+    "Qwen/Qwen3-VL-8B-Instruct": "Qwen3-VL-8B",
+    "Qwen/Qwen3-VL-8B-Thinking": "Qwen3-VL-8B",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "Qwen2.5-VL-7B",
+    "Qwen/Qwen2-VL-7B-Instruct": "Qwen2-VL-7B",
+    "OpenGVLab/InternVL3-8B-hf": "InternVL3-8B",
     "OpenGVLab/InternVL3_5-8B-HF": "InternVL3_5-8B",
     "llava-hf/llava-1.5-7b-hf": "llava-1.5-7b",
+    "llava-hf/llava-1.5-13b-hf": "llava-1.5-13b",
+    "llava-hf/llava-v1.6-vicuna-7b-hf": "llava-v1.6-vicuna-7b",
+    "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": "SmolVLM2-500M",
     "openai/clip-vit-large-patch14-336": "clip-vit-large-patch14-336",
 }
 """Hub ids whose sizes are at hand; of others, config.json is fetched."""
@@ -31,7 +39,7 @@ class Words:
     def __init__(self, vocab: int) -> None:
         self.vocab = vocab
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [0, *(1 for _ in text.split()), self.vocab - 1]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:

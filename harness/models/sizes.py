@@ -29,9 +29,17 @@ def rope_parameters(text: Any) -> dict[str, Any]:
 def rope_turns(text: Any, axes: Sequence[int] = ()) -> tuple[tuple[float, ...], ...]:
     """`ModelInfo.rope`, given the axis of every pair of channels (none: there is but one axis)."""
     rope, d = rope_parameters(text), text_dims(text)["head_dim"]
-    if rope.get("rope_type", "default") != "default" or rope["rope_theta"] is None:
+    # InternVL3's "dynamic" is the default up to `max_position_embeddings`, 32,768 tokens
+    if rope.get("rope_type", "default") not in ("default", "dynamic") or rope["rope_theta"] is None:
         return ()
     return turns(rope["rope_theta"], d, axes)
+
+
+def tower_widths(vision: Any) -> tuple[int, int]:
+    """Widths of a Qwen tower and of its MLPs; what Qwen2-VL calls hidden_size is the language model's."""
+    if hasattr(vision, "embed_dim"):
+        return vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+    return vision.hidden_size, vision.intermediate_size
 
 
 def feature_layer(config: Any) -> int:

@@ -91,11 +91,11 @@ def joint_signal(
     return torch.cat(values, dim=-1)[..., windows.back], cost + sum(products)
 
 
-def class_signal(
-    signal: TowerAttention | TowerKeys | TowerValues, norm: Any, attention: Any, hidden: Tensor, unit: int,
+def crop_signal(
+    signal: TowerAttention | TowerKeys | TowerValues, norm: Any, attention: Any, hidden: Tensor, cls: int, unit: int,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, int]:  # fmt: skip
-    """The same for a tower with a class token and `q_proj`, ...: states [C, 1 + P, Dt] of C crops."""
+    """The same for a tower with `q_proj`, ...: states [C, cls + P, Dt] of C crops, `cls` class tokens first."""
     values, cost = [], 0
     for x in norm(hidden):
         p, width = x.shape
@@ -109,15 +109,15 @@ def class_signal(
 
         cost += 2 * p * width * width
         if isinstance(signal, TowerKeys):
-            value = _per_token(heads("k", x), 1, unit)
+            value = _per_token(heads("k", x), cls, unit)
         elif isinstance(signal, TowerValues):
             v = heads("v", x)
-            value = _per_token(v, 1, unit)
+            value = _per_token(v, cls, unit)
             value = v[:, :1].expand_as(value) if signal.rows == "cls" else value
         else:
             rows = x[:1] if signal.rows == "cls" else x
             value, product = _attention(
-                signal, heads("q", rows), heads("k", x), 1, unit, None if bias is None else bias[0]
+                signal, heads("q", rows), heads("k", x), cls, unit, None if bias is None else bias[0]
             )
             cost += product + 2 * len(rows) * width * width
         values.append(value)

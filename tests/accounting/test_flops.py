@@ -94,9 +94,10 @@ TOWER = [name for name, method in METHODS.items() if any("encoder" in stage.mome
 
 
 @pytest.mark.parametrize("name", ["none", "visionzip", "fastv", *TOWER])
-def test_equals_torchs_counter_with_windows(name: str) -> None:
-    """Qwen2.5-VL's tower, with windows of unequal size; its language model costs what the others' do."""
-    test_equals_torchs_counter("qwen2_5", [(10, 6)], METHODS[name])
+@pytest.mark.parametrize(("config", "grid"), [("qwen2", (8, 6)), ("qwen2_5", (10, 6)), ("smolvlm", (2, 1))])
+def test_equals_torchs_counter_in_other_towers(config: str, grid: Grid, name: str) -> None:
+    """Windows of unequal size, and tiles without a class token; the language models cost what the others' do."""
+    test_equals_torchs_counter(config, [grid], METHODS[name])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness.accounting.flops import decode_flops, keys_read
-from harness.accounting.roofline import step_weights
+from harness.accounting.roofline import step_weights, weight_bytes
 from harness.accounting.sizes import DIMS
 from harness.engine.bench.check import steps_agree
 from harness.engine.bench.clock import Held
@@ -22,12 +22,15 @@ from harness.engine.bench.side_by_side import side_by_side
 from harness.engine.bench.table import Table, markdown, written
 from harness.models import Model, ModelUnavailable
 from harness.models.random import random_model
+from harness.runs.cells import parse_config
+from harness.runs.compose import Configs, compose_all
 from pruners import DSTP, DeSAP, FastV, NoPruning, Pruner, VisionPulse
 
 CLIP = {"llava": "builtin:llava/clip"}
 FULL = {
     "qwen3_vl": "Qwen/Qwen3-VL-4B-Instruct", "internvl": "OpenGVLab/InternVL3_5-8B-HF",
-    "llava": "llava-hf/llava-1.5-7b-hf",
+    "llava": "llava-hf/llava-1.5-7b-hf", "llava_next": "llava-hf/llava-v1.6-vicuna-7b-hf",
+    "smolvlm": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
 }  # fmt: skip
 
 
@@ -46,7 +49,29 @@ def bare(family: str) -> Model:
 def test_full_size_models_have_the_published_sizes() -> None:
     assert bare("qwen3_vl").dims == DIMS["qwen3_vl_4b"] and bare("llava").dims == DIMS["llava_1_5_7b"]
     billions = {family: sum(w.numel() for w in bare(family).net.parameters()) / 1e9 for family in FULL}
-    assert {family: round(n, 1) for family, n in billions.items()} == {"qwen3_vl": 4.4, "internvl": 8.5, "llava": 7.1}
+    assert {family: round(n, 1) for family, n in billions.items()} == {
+        "qwen3_vl": 4.4, "internvl": 8.5, "llava": 7.1, "llava_next": 7.1,
+        "smolvlm": 0.5,
+    }  # fmt: skip
+
+
+# parameters in billions as the checkpoints' index files say
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("qwen2_vl_7b", 8.291), ("qwen2_5_vl_7b", 8.292), ("qwen3_vl_8b", 8.767), ("internvl3_8b", 7.944),
+        ("internvl3_5_8b", 8.528), ("llava_1_5_7b", 7.063), ("llava_1_5_13b", 13.351), ("llava_next_7b", 7.063),
+        ("smolvlm2_500m", 0.507),
+    ],
+)  # fmt: skip
+def test_sizes_are_those_of_the_checkpoints(name: str, billions: float) -> None:
+    """Of every model that is listed: the configuration at hand, the accountant's sizes, and what is published."""
+    (composed,) = compose_all([f"model={name}"], Configs.find())
+    config = parse_config(composed).model
+    model = random_model(config.path, family=config.family, dtype="bfloat16", device="meta")
+    assert model.dims == DIMS[name]
+    assert sum(w.numel() for w in model.net.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
+    assert weight_bytes(DIMS[name], tied=False) / 2e9 == pytest.approx(billions, rel=0.002)
 
 
 def test_a_config_that_is_neither_at_hand_nor_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +88,8 @@ def test_a_config_that_is_neither_at_hand_nor_reachable(monkeypatch: pytest.Monk
     [
         ("qwen3_vl", 1280, 1), ("qwen3_vl", 4096, 1), ("qwen3_vl", 1009, 1), ("qwen3_vl", 40000, 3),
         ("internvl", 256, 1), ("internvl", 512, 2), ("internvl", 1280, 1), ("internvl", 3328, 1), ("internvl", 4096, 2),
-        ("llava", 576, 1), ("llava", 1152, 2),
+        ("llava", 576, 1), ("llava", 1152, 2), ("llava_next", 2928, 1), ("llava_next", 5856, 2),
+        ("smolvlm", 64, 1), ("smolvlm", 832, 1), ("smolvlm", 896, 2),
     ],
 )  # fmt: skip
 def test_prompts_of_full_size_models_have_the_length_that_was_asked_for(

@@ -245,7 +245,7 @@ def test_signals(model: Model) -> None:
     shapes = [tuple(v.shape) for v in listen.heard.values()]
     vision = model.net.config.vision_config
     heads = getattr(vision, "num_heads", None) or vision.num_attention_heads
-    width = model.net.config.vision_config.hidden_size
+    width = model.dims.tower_hidden
     assert shapes == [
         (d.heads, after, n), (length,), (n,), (n,), (d.kv_heads, n, d.head_dim), (d.kv_heads, n, d.head_dim),
         (n, d.hidden), (n,), (heads, n, width // heads), (n, width), (heads, n, width // heads),

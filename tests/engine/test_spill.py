@@ -25,7 +25,7 @@ from tests.conftest import drawn, prompts, tiny
 
 KEYS, HIDDEN, CPU = TowerKeys(0), TowerHidden(1), torch.device("cpu")
 NEW = Decoding(max_new_tokens=12)
-NAMES = ["trained", "internvl", "llava", "llava_next"]
+NAMES = ["trained", "internvl", "llava", "llava_next", "smolvlm"]
 
 
 def name(i: int) -> str:

@@ -25,7 +25,7 @@ from tests.tiny import CONFIGS, Grid, Prompted
 
 PICTURES: dict[str, list[Grid]] = {
     "llava": [(1, 1), (1, 1)], "internvl": [(1, 2), (1, 1)], "internvl_norms": [(2, 2)], "untied": [(8, 6), (4, 10)],
-    "qwen2_5": [(10, 6), (4, 4)],
+    "qwen2": [(10, 6), (4, 4)], "qwen2_5": [(10, 6), (4, 4)], "smolvlm": [(1, 2), (1, 1)],
 }  # fmt: skip
 
 

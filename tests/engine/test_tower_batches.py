@@ -21,9 +21,10 @@ from tests.tiny import CONFIGS, Grid, Prompted
 
 GRIDS: dict[str, list[Grid]] = {
     "shipped": [(4, 6), (8, 4), (4, 6), (2, 2), (4, 6)], "untied": [(4, 6), (8, 4), (4, 6), (2, 2), (4, 6)],
+    "qwen2": [(4, 6), (8, 4), (4, 6), (2, 2), (4, 6)],
     "qwen2_5": [(10, 6), (4, 4), (10, 6), (2, 2), (4, 4)], "internvl": [(1, 2), (1, 1), (2, 2), (1, 2), (1, 1)],
     "internvl_norms": [(1, 2), (1, 1), (2, 2), (1, 2), (1, 1)], "llava": [(1, 1)] * 4,
-    "llava_next": [(1, 2), (1, 1), (2, 2), (1, 2), (1, 1)],
+    "llava_next": [(1, 2), (1, 1), (2, 2), (1, 2), (1, 1)], "smolvlm": [(1, 2), (1, 1), (2, 2), (1, 2), (1, 1)],
 }  # fmt: skip
 """Per configuration the pictures of one prompt, of equal and of different shapes."""
 REDUCED = ("none", "mean", "max", "sum")

@@ -10,7 +10,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny import internvl, llava, llava_next, text_sizes, tower_sizes
+from tests.tiny import internvl, llava, llava_next, smolvlm, text_sizes, tower_sizes
 
 # chat templates of OpenGVLab/InternVL3_5-8B-HF and llava-hf/llava-1.5-7b-hf
 INTERNVL = (
@@ -26,6 +26,13 @@ LLAVA = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+# of HuggingFaceTB/SmolVLM2-2.2B-Instruct
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == "
+    "'image' %}{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}"
+    "{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
 MEAN = [0.48145466, 0.4578275, 0.40821073]  # OpenAI's CLIP; LLaVA pads with int(255 x mean) = (122, 116, 104)
 STD = [0.26862954, 0.26130258, 0.27577711]
 SPECIAL = {
@@ -33,7 +40,11 @@ SPECIAL = {
     "llava": ["<s>", "</s>", "<image>"],
     "llava_next": ["<s>", "</s>", "<image>"],
     "clip": ["<s>", "</s>"],
-}
+    "smolvlm": [
+        "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>",
+        *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 5)),
+    ],
+}  # fmt: skip
 TILE, SQUARE = 16, 24  # pixels per side; 4-pixel patches: 4 x 4 in a tile (2 x 2 visual tokens), 6 x 6 in a square
 
 
@@ -44,6 +55,10 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words.decoder = decoders.ByteLevel()
     words.add_special_tokens(SPECIAL[family])
+    if family == "smolvlm":
+        return PreTrainedTokenizerFast(
+            tokenizer_object=words, bos_token="<|im_start|>", eos_token="<end_of_utterance>", chat_template=SMOLVLM
+        )
     if family == "internvl":
         names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
                  "video_token": "<video>"}  # fmt: skip
@@ -73,6 +88,13 @@ def write(family: str, folder: Path) -> Path:
             "image_processor_type": "GotOcr2ImageProcessorFast", "size": {"height": TILE, "width": TILE},
             "crop_to_patches": False, "min_patches": 1, "max_patches": 12,
             "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+        }  # fmt: skip
+    elif family == "smolvlm":
+        config = smolvlm(text, tower_sizes(3, 16, 2, 32, 4, SQUARE), merge=3)
+        config.image_token_id = words.convert_tokens_to_ids("<image>")
+        pictures = {
+            "image_processor_type": "SmolVLMImageProcessor", "size": {"longest_edge": 4 * SQUARE},
+            "max_image_size": {"longest_edge": SQUARE}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
         }  # fmt: skip
     else:
         kind = {"llava": llava, "llava_next": llava_next}[family]

@@ -1,4 +1,4 @@
-"""Towers with a class token, crop by crop: equal to the stock models, to brute-force signals and to torch's counter."""
+"""Towers crop by crop, with a class token or not: equal to the stock models, to brute force and to torch's counter."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.accounting.flops import TowerLayer, vision_flops
 from harness.engine import Decoding, Engine, Request
 from harness.models.base import Features, TowerHooks
+from harness.models.known import turns
 from pruners import NoPruning, Selection, Weights
-from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerValues
-from tests.tiny import CONFIGS, INTERNVL3_5_8B, LLAVA_1_5_7B, Grid, Prompted, stock, stock_inputs
+from pruners.signals import Reduce, Signal, TowerAttention, TowerHidden, TowerKeys, TowerSignal, TowerValues
+from tests.tiny import (
+    CONFIGS,
+    INTERNVL3_5_8B,
+    LLAVA_1_5_7B,
+    Grid,
+    Prompted,
+    internvl,
+    stock,
+    stock_inputs,
+    text_sizes,
+    tower_sizes,
+)
 
-NAMES = ["internvl", "internvl_norms", "llava"]
+NAMES = ["internvl", "internvl_norms", "llava", "smolvlm"]
 GRIDS: list[list[Grid]] = [[], [(1, 1)], [(2, 3), (1, 1)], [(1, 2), (3, 1), (2, 2)]]
 NOISE = 0.2
 LISTED = (
@@ -25,12 +37,18 @@ LISTED = (
     TowerAttention(-1, rows="received", head="max"), TowerKeys(-1), TowerKeys(0), TowerHidden(-2),
     TowerHidden(0, rows="cls"), TowerAttention(-1, head="joint"), TowerAttention(-2, rows="received", head="joint"),
     TowerValues(-1), TowerValues(0, rows="cls"), TowerAttention(-1, softmax=False),
+    TowerAttention(0, rows="received", softmax=False), TowerHidden(0),
 )  # fmt: skip
 
 
 @cache
 def prompted(name: str, grids: tuple[Grid, ...]) -> Any:
     return Prompted(CONFIGS[name], "cpu", grids, noise=NOISE)
+
+
+def listed(model: Any) -> list[TowerSignal]:
+    """What the tower can record."""
+    return [s for s in LISTED if model.info.has_cls or getattr(s, "rows", "") != "cls"]
 
 
 def close(got: Tensor, want: Tensor) -> None:
@@ -44,13 +62,12 @@ def close(got: Tensor, want: Tensor) -> None:
 def test_features_equal_stock(name: str, grid: Grid) -> None:
     model = prompted(name, (grid,))
     (picture,), reference = model.pictures, stock(model)
-    want = reference.model.get_image_features(
-        pixel_values=picture.pixels, vision_feature_layer=model.info.feature_layer,
-        vision_feature_select_strategy="default", return_dict=True,
-    ).pooler_output  # fmt: skip
+    options = {"vision_feature_layer": model.info.feature_layer, "vision_feature_select_strategy": "default"}
+    asked = {"pixel_values": picture.pixels[None]} if name == "smolvlm" else {"pixel_values": picture.pixels, **options}
+    want = reference.model.get_image_features(**asked, return_dict=True).pooler_output
     out = model.encode(picture)
     close(out.tokens, torch.cat(list(want)))
-    tokens = picture.pixels.shape[-1] ** 2 // 16 + 1
+    tokens = picture.pixels.shape[-1] ** 2 // 16 + model.dims.tower_cls
     assert out.tower_tokens == [[TowerLayer.whole(tokens)] * model.dims.tower_depth] * len(picture.pixels)
     assert out.deepstack.shape == (0, *out.tokens.shape) and out.token is None and not out.costs
 
@@ -68,6 +85,20 @@ def test_equals_generate(name: str, grids: list[Grid]) -> None:
     assert len(set(trace.token_ids)) > 3
 
 
+def test_rope_of_internvl3() -> None:
+    """ "dynamic": what stands in its configuration changes nothing up to its longest prompt."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
+    text = {**text_sizes(64, 4, 4, 2, 16, 96, 130), "rope_parameters": rope}
+    config = internvl(text, tower_sizes(3, 32, 4, 64, 4, 16), tied=False, kind="qwen2")
+    model: Any = Prompted(config, "cpu", [(2, 3)], noise=NOISE)
+    assert model.info.rope == turns(1e6, 16)
+    prompt = model.prepare(None)
+    inputs = stock_inputs(model, prompt)
+    want = stock(model).generate(**inputs, do_sample=False, max_new_tokens=16, pad_token_id=0)
+    (trace,) = Engine(model).run([Request("r", ())], NoPruning(), Decoding(max_new_tokens=16))
+    assert trace.token_ids == want[0, len(prompt.ids) :].tolist() and len(set(trace.token_ids)) > 3
+
+
 def raster(model: Any, tokens: Tensor) -> Tensor:
     """Tower tokens [P, ...] in raster order -> [n, unit, ...] by visual token, found by slicing the picture."""
     side, m = round(len(tokens) ** 0.5), round(model.info.unit**0.5)
@@ -80,10 +111,14 @@ class Brute:
     """The stock tower with every intermediate kept and full attention matrices, for one crop."""
 
     def __init__(self, model: Any, pixels: Tensor) -> None:
-        self.model, tower, self.layers = model, model.net.model.vision_tower, []
-        hidden = tower.embeddings(pixels)
-        clip = hasattr(tower, "pre_layrnorm")
-        hidden = tower.pre_layrnorm(hidden) if clip else hidden
+        self.model, tower, self.layers = model, model.tower, []
+        clip, self.cls = not hasattr(tower.encoder, "layer"), model.dims.tower_cls
+        if self.cls:
+            hidden = tower.embeddings(pixels)
+        else:
+            full = torch.ones(1, *[pixels.shape[-1] // tower.patch_size] * 2, dtype=torch.bool)
+            hidden = tower.embeddings(pixels, full)
+        hidden = tower.pre_layrnorm(hidden) if hasattr(tower, "pre_layrnorm") else hidden
         for block in tower.encoder.layers if clip else tower.encoder.layer:
             inner = block.layer_norm1(hidden) if clip else block.layernorm_before(hidden)
             attention = block.self_attn if clip else block.attention
@@ -100,17 +135,17 @@ class Brute:
         products, joint, keys, values, hidden = self.layers[signal.layer]  # type: ignore[union-attr]
         if isinstance(signal, TowerAttention):
             weights = joint[None] if signal.head == "joint" else products.softmax(-1) if signal.softmax else products
-            row = (weights[:, 0] if signal.rows == "cls" else weights.sum(1))[:, 1:]
+            row = (weights[:, 0] if signal.rows == "cls" else weights.sum(1))[:, self.cls :]
             merged = raster(self.model, row.T).mean(1).T
             return {"none": merged, "mean": merged.mean(0), "sum": merged.sum(0), "max": merged.amax(0)}.get(
                 signal.head, merged[0]
             )
         if isinstance(signal, TowerKeys | TowerValues):
             rows = keys if isinstance(signal, TowerKeys) else values
-            merged = raster(self.model, rows[:, 1:].transpose(0, 1)).mean(1).transpose(0, 1)
+            merged = raster(self.model, rows[:, self.cls :].transpose(0, 1)).mean(1).transpose(0, 1)
             return rows[:, :1].expand_as(merged) if getattr(signal, "rows", "") == "cls" else merged
         assert isinstance(signal, TowerHidden)
-        merged = raster(self.model, hidden[1:]).mean(1)
+        merged = raster(self.model, hidden[self.cls :]).mean(1)
         return hidden[:1].expand(len(merged), -1) if signal.rows == "cls" else merged
 
 
@@ -121,7 +156,7 @@ def test_signals_equal_brute_force(name: str) -> None:
     model = prompted(name, ((2, 2),))
     (picture,) = model.pictures
     heads: tuple[Reduce, ...] = ("none", "mean", "max", "sum")
-    wanted = [*LISTED, *(TowerAttention(1, rows="received", head=head) for head in heads)]
+    wanted = [*listed(model), *(TowerAttention(1, rows="received", head=head) for head in heads)]
     out, brutes = model.encode(picture, wanted), [Brute(model, crop) for crop in picture.pixels.split(1)]
     for signal in wanted:
         value, token = out.signals[signal]
@@ -133,6 +168,9 @@ def test_signals_equal_brute_force(name: str) -> None:
     if name == "llava":
         with pytest.raises(ValueError, match="3 of 4 tower layers run"):
             model.encode(picture, [TowerHidden(-1)])
+    for signal in set(LISTED) - set(listed(model)):
+        with pytest.raises(ValueError, match="no class token"):
+            model.encode(picture, [signal])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,7 +187,7 @@ def test_leaving_after_the_last_layer(name: str) -> None:
         crop = len(seen) - 1
         return None if crop == 1 else Selection(torch.arange(n)[crop::2])
 
-    out = model.encode(picture, LISTED, TowerHooks(behind={last: hook}))
+    out = model.encode(picture, listed(model), TowerHooks(behind={last: hook}))
     crops = [list(range(i * n, (i + 1) * n)) for i in range(len(picture.pixels))]
     width = model.info.unit * model.dims.tower_hidden
     assert seen == [(last, (n, width), crop) for crop in crops]
@@ -157,10 +195,10 @@ def test_leaving_after_the_last_layer(name: str) -> None:
     assert out.token is not None and out.token.tolist() == kept
     close(out.tokens, full[kept])
     assert [layers[-1].left for layers in out.tower_tokens] == [
-        1 + model.info.unit * len([t for t in kept if t in crop]) for crop in crops
+        model.dims.tower_cls + model.info.unit * len([t for t in kept if t in crop]) for crop in crops
     ]
-    everything = model.encode(picture, LISTED)
-    for signal in LISTED:  # recorded before anything left, except behind the hook (LLaVA's last layer)
+    everything = model.encode(picture, listed(model))
+    for signal in listed(model):  # recorded before anything left, except behind the hook (LLaVA's last layer)
         value, token = out.signals[signal]
         if len(token) == len(full):
             close(value, everything.signals[signal][0])
@@ -185,11 +223,12 @@ def test_leaving_between_layers(name: str) -> None:
     )
     torch.testing.assert_close(plain.tokens, weighted.tokens)
     hidden = model.run(model.blocks[0], model.enter(picture.pixels))
-    patches = 1 + (keep[:, None] * model.info.unit + torch.arange(model.info.unit)).flatten()
-    hidden = hidden[:, torch.cat([torch.zeros(1, dtype=torch.long), patches])]
+    cls = torch.arange(model.dims.tower_cls)
+    patches = len(cls) + (keep[:, None] * model.info.unit + torch.arange(model.info.unit)).flatten()
+    hidden = hidden[:, torch.cat([cls, patches])]
     for block in model.blocks[1 : model.dims.tower_depth]:
         hidden = model.run(block, hidden)
-    close(plain.tokens, model.project(hidden[0, 1:].reshape(len(keep), -1)))
+    close(plain.tokens, model.project(hidden[0, len(cls) :].reshape(len(keep), -1)))
 
 
 @pytest.mark.parametrize("name", [*NAMES, "llava_1_5_7b", "internvl3_5_8b"])
@@ -204,7 +243,7 @@ def test_costs_equal_torchs_counter(name: str) -> None:
         seen.append(layer)
         return Selection(torch.arange(n - 1 - (len(seen) < 3), device="meta"))
 
-    for signals, layers in (((), ()), (LISTED, ()), (LISTED, (1,))):
+    for signals, layers in (((), ()), (listed(model), ()), (listed(model), (1,))):
         seen: list[int] = []
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             out = model.encode(picture, signals, TowerHooks(behind=dict.fromkeys(layers, hook)) if layers else None)

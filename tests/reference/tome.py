@@ -89,7 +89,7 @@ class Brute:
 
 def entering(model: Any, picture: Any) -> list[tuple[Tensor, Tensor | None, list[int]]]:
     """First arguments of `Brute` for every crop; windows are 2 x 2 units."""
-    if model.info.has_cls:
+    if hasattr(model, "blocks"):
         return [(x, None, []) for x in model.enter(picture.pixels)]
     rows, columns = (side // 2 for side in picture.grid)
     units, pairs = [(r, c) for r in range(rows) for c in range(columns)], model.info.tower_head_dim // 4

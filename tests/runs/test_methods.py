@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from harness.cli import main
-from harness.models import internvl, llava, qwen2_5_vl, qwen3_vl
-from harness.models.known import INTERNVL, KNOWN, LLAVA, QWEN, QWEN2_5
+from harness.models import internvl, llava, qwen2_5_vl, qwen3_vl, smolvlm
+from harness.models.known import INTERNVL, KNOWN, LLAVA, QWEN, QWEN2_5, SMOLVLM
+from harness.models.random import shape_of
 from harness.runs.compose import Configs
 from harness.runs.methods import absent, matrix, methods
 from tests.tiny import INTERNVL3_5_8B, LLAVA_1_5_7B, QWEN2_5_VL_7B, QWEN3_VL_4B
@@ -22,6 +23,7 @@ CONFIGS = Configs.find([])
     [
         (qwen3_vl, QWEN3_VL_4B, QWEN), (qwen2_5_vl, QWEN2_5_VL_7B, QWEN2_5), (internvl, INTERNVL3_5_8B, INTERNVL),
         (llava, LLAVA_1_5_7B, LLAVA),
+        (smolvlm, shape_of("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "smolvlm"), SMOLVLM),
     ],
 )  # fmt: skip
 def test_known_models_are_those_of_the_configurations(module: Any, config: Any, known: Any) -> None:

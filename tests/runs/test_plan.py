@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import socket
 import subprocess
@@ -15,6 +16,9 @@ import pytest
 from harness.accounting.roofline import GIB, GPUS, PEAKS, weight_bytes
 from harness.accounting.sizes import DIMS
 from harness.cli import main
+from harness.models.llava_next import LlavaNext, visible
+from harness.models.random import random_model
+from harness.runs.cells import parse_config
 from harness.runs.compose import Configs, compose_all
 from harness.runs.outlook.forecast import LINE, LINE_TOKEN, Assume, forecasts
 from harness.runs.outlook.planner import Planner
@@ -109,23 +113,43 @@ def test_what_is_not_known_is_said_and_can_be_assumed(tmp_path):
     assert found.hours is found.memory is found.kept is None and "pictures are not known" in found.why
     (found,) = look(tmp_path, "model=qwen3_vl_4b", "benchmark=logicvista", visual_tokens=500)
     assert found.hours > 0 and found.why is None and found.size.visual == 500
-    (found,) = look(tmp_path, "model=qwen3_vl_8b", "benchmark=mathverse")
-    assert found.hours is None and found.why == "sizes of qwen3_vl_8b are not listed"
+    (found,) = look(tmp_path, "model=qwen2_5_vl_3b", "benchmark=mathverse")
+    assert found.hours is None and found.why == "sizes of qwen2_5_vl_3b are not listed"
+
+
+def model(name, *options):
+    (composed,) = compose_all([f"model={name}", *options], Configs.find())
+    return parse_config(composed).model
 
 
 def test_visual_tokens_follow_the_models_rules():
-    def model(name):
-        (composed,) = compose_all([f"model={name}"], Configs.find())
-        from harness.runs.cells import parse_config
-
-        return parse_config(composed).model
-
     assert visual_tokens(model("llava_1_5_7b"), None) == 576
     assert visual_tokens(model("qwen3_vl_4b"), (640, 480)) == 300
     assert visual_tokens(model("qwen3_vl_4b"), (64, 64)) == 64  # enlarged to the least
     assert visual_tokens(model("internvl3_5_8b"), (448, 448)) == 256
     assert visual_tokens(model("internvl3_5_8b"), (896, 448)) == 3 * 256  # two tiles and the whole
-    assert visual_tokens(model("llava_next_7b"), (640, 480)) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"assembly": "grid"}, {"pinpoints": 672}], ids=str)
+def test_visual_tokens_of_llava_next_are_those_of_its_prompts(options):
+    asked = model("llava_next_7b", *(f"model.{key}={value}" for key, value in options.items()))
+    bare = random_model(asked.path, family="llava_next", device="meta")
+    adapter = LlavaNext(bare.net, None, None, "bare", **options)
+    rng = random.Random(0)
+    drawn = [(rng.randint(9, 1500), rng.randint(9, 1500)) for _ in range(60)]
+    for height, width in [(480, 640), (672, 672), (1, 1), *drawn]:
+        assert visual_tokens(asked, (width, height)) == visible(adapter.arrange(height, width)[1]), (height, width)
+
+
+def test_visual_tokens_of_smolvlm_are_those_of_the_stock_processor():
+    import transformers
+
+    processor = transformers.SmolVLMImageProcessorPil(size={"longest_edge": 2048}, max_image_size={"longest_edge": 512})
+    rng, asked = random.Random(0), model("smolvlm2_500m")
+    drawn = [(rng.randint(9, 4000), rng.randint(9, 4000)) for _ in range(60)]
+    for size in [(640, 480), (512, 512), (4000, 30), *drawn]:
+        crops, _, _ = processor.get_number_of_image_patches(size[1], size[0])
+        assert visual_tokens(asked, size) == 64 * crops, size
 
 
 def test_earlier_runs_replace_assumptions_on_the_same_gpu_alone(run, plan, tmp_path):

@@ -154,7 +154,7 @@ def test_agreement_is_rounding_or_cutting(thousandths: int, digits: int) -> None
         ({"row": "p0355", "formula": "dstp.prefill", "token": 1}, "unknown key computed.token"),
         ({"row": "p0355", "formula": "dstp.prefill", "text": 1}, "takes no text"),
         ({"row": "p0355", "formula": "dstp.prefill_share"}, "needs share"),
-        ({"row": "p3652", "formula": "btp", "tokens": 1}, "no model with known sizes qwen2_5_vl_7b"),
+        ({"row": "p0385", "formula": "btp", "tokens": 1}, "no model with known sizes qwen3_vl_4b_thinking"),
         ({"row": "p3612", "formula": "btp"}, "computed p3612: no schedule of vtw for 236 of 576 tokens"),
         ({"row": "p0880", "formula": "desap"}, "no unit min:s"),
         ({"formula": "btp", "tokens": 1}, r"no model with known sizes \(none\)"),

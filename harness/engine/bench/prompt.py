@@ -10,14 +10,14 @@ import torch
 
 from harness.models.base import Model, PictureInput, Prompt
 from harness.models.crops import CropModel
-from harness.models.internvl import InternVL
 from harness.models.llava import Llava
-from harness.models.llava_next import LlavaNext
+from harness.models.llava_next import LlavaNext, visible
 from harness.models.qwen3_vl import Qwen3VL
+from harness.models.tiles import Tiled
 from pruners.layout import Crop
 
 TILES = 12
-"""Tiles of a picture on InternVL, thumbnail apart."""
+"""Tiles of a picture on models that split it, thumbnail apart."""
 LARGEST = 16384
 """Visual tokens of a picture on Qwen's models."""
 Shrink = Callable[[int, int], tuple[int, int]]
@@ -42,21 +42,24 @@ def make_prompt(model: Model, visual: int, text: int, shrink: Shrink | None = No
         small = [grid if shrink is None else shrink(*grid) for grid in grids]
         prompt = model.layout_prompt(words(model, count, text), tuple(patches(model, *grid) for grid in small))
         return prompt if shrink is None else replace(prompt, whole=visual)
-    if not isinstance(model, CropModel) or isinstance(model, LlavaNext):
+    if not isinstance(model, CropModel):
         raise Unmeasurable(f"{model.info.name}: prompts of a given length are not made for this family")
     if shrink is not None:
         raise Unmeasurable(f"{model.info.name}: pictures have one size, so that none can be shrunk")
     looked = crops(model, visual)
-    return model.lay_out(words(model, len(looked), text), looked)
+    counts = [sum(crop.rows * crop.columns for crop in shown) for _, shown in looked]
+    own = sum(len(model.spelled(picture, n)) - n for (picture, _), n in zip(looked, counts, strict=True))
+    return model.lay_out(words(model, len(looked), text, own), looked)
 
 
-def words(model: Model, pictures: int, text: int) -> list[int]:
-    """Token ids with a placeholder per picture."""
-    if text <= pictures:
-        raise Unmeasurable(f"text_tokens must be more than {pictures}, one per picture and one behind, got {text}")
+def words(model: Model, pictures: int, text: int, own: int = 0) -> list[int]:
+    """Token ids with a placeholder per picture; pictures bring `own` of the text themselves."""
+    least = pictures + own
+    if text <= least:
+        raise Unmeasurable(f"text_tokens must be more than {least}, one per picture and one behind, got {text}")
     image: int = model.net.config.image_token_id  # type: ignore[union-attr, assignment]
     word = 10 if image != 10 else 11
-    return [word, image] * pictures + [word] * (text - pictures)
+    return [word, image] * pictures + [word] * (text - least)
 
 
 def near_square(n: int) -> tuple[int, int]:
@@ -73,12 +76,17 @@ def patches(model: Qwen3VL, rows: int, columns: int) -> PictureInput:
 
 def crops(model: CropModel, visual: int) -> list[tuple[PictureInput, list[Crop]]]:
     """Pictures that together have so many visual tokens."""
-    assert isinstance(model, InternVL | Llava)
-    each = model.side**2
+    assert isinstance(model, Tiled | Llava)
+    each, tiled = model.side**2, list[Crop]()
+    if isinstance(model, LlavaNext):  # four tiles, without padding
+        tiled, place = model.arrange(2 * model.tile, 2 * model.tile)
+        each = visible(place)
     left, odd = divmod(visual, each)
     if odd:
         near = " or ".join(str(n * each) for n in (left, left + 1) if n)
         raise Unmeasurable(f"{model.info.name}: visual_tokens must be a multiple of {each}, such as {near}")
+    if isinstance(model, LlavaNext):
+        return [(replace(picture(model, 5, (2, 2)), place=place), tiled) for _ in range(left)]
     if isinstance(model, Llava):
         return [(picture(model, 1, (1, 1)), [model.crop(1, 1)]) for _ in range(left)]
     found = []

@@ -12,7 +12,7 @@ from harness.accounting.sizes import DIMS, TIED
 from harness.benchmarks.base import Benchmark
 from harness.benchmarks.errors import DataError
 from harness.benchmarks.table import Table
-from harness.models.known import INTERNVL, LLAVA, LLAVA_NEXT, QWEN, QWEN2_5
+from harness.models.known import INTERNVL, LLAVA, LLAVA_NEXT, QWEN, QWEN2_5, SMOLVLM
 from harness.runs.cells import Cell, Plan, Resolver, make_benchmark
 from harness.runs.compose import Composed
 from harness.runs.config import Component, ModelConfig
@@ -21,7 +21,10 @@ from harness.runs.log import digest, read_config
 from pruners.views import ModelInfo
 
 UNKNOWN = "unknown"
-INFOS = {"qwen3_vl": QWEN, "qwen2_5_vl": QWEN2_5, "internvl": INTERNVL, "llava": LLAVA, "llava_next": LLAVA_NEXT}
+INFOS = {
+    "qwen3_vl": QWEN, "qwen2_5_vl": QWEN2_5, "qwen2_vl": QWEN2_5, "internvl": INTERNVL, "llava": LLAVA,
+    "llava_next": LLAVA_NEXT, "smolvlm": SMOLVLM,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from harness.models.padding import unpadded
 from harness.runs.config import ModelConfig
 
 REASONING, SHORT, LETTER = 1000, 16, 256
@@ -63,16 +64,30 @@ TYPICAL = {
 }
 
 
-CROPS = {"internvl": 256, "llava": 576}
-"""Visual tokens of a crop of the tower; towers of other families see a picture as a whole."""
+CROPS = {"internvl": 256, "llava": 576, "llava_next": 576, "smolvlm": 64}
+"""Visual tokens of a crop of the tower (SmolVLM2: of 500M); towers of other families see a picture as a whole."""
 
 
 def visual_tokens(model: ModelConfig, picture: tuple[int, int] | None) -> int | None:
     """Visual tokens of a picture of so many pixels; None: not known."""
     if model.family == "llava":
         return CROPS["llava"]  # whatever the picture
-    if picture is None or model.family not in ("qwen3_vl", "qwen2_5_vl", "internvl"):
+    if picture is None or model.family not in (
+        "qwen3_vl",
+        "qwen2_5_vl",
+        "qwen2_vl",
+        "internvl",
+        "llava_next",
+        "smolvlm",
+    ):
         return None
+    if model.family == "smolvlm":  # the longer side becomes 2048 pixels, in tiles of 512
+        if model.name != "smolvlm2_500m":
+            return None
+        short = int(2048 * min(picture) / max(picture))
+        return CROPS["smolvlm"] * (4 * math.ceil((short + short % 2) / 512) + 1)
+    if model.family == "llava_next":
+        return _overview_and_tiles(*picture, model.pinpoints, newlines=model.assembly != "grid")
     if model.family == "internvl":
         tiles = _tiles(*picture, model.max_tiles or 12)
         return CROPS["internvl"] * (tiles + (tiles > 1))  # the thumbnail
@@ -94,3 +109,27 @@ def _tiles(width: int, height: int, most: int) -> int:
         if off < nearest or (off == nearest and width * height > 0.5 * TILE**2 * count):
             nearest, best = off, count
     return best
+
+
+NEXT_TILES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+"""Tiles per column and row that LLaVA-NeXT's checkpoints know."""
+
+
+def _overview_and_tiles(width: int, height: int, square: int | None, *, newlines: bool) -> int:
+    """Visual tokens of LLaVA-NeXT: tiles where most of the picture's pixels are, of equally many the fewest.
+
+    Args:
+        square: side in pixels of the one shape for all; None: the checkpoints' shapes.
+        newlines: padding is taken off, and each row ends with a token of its own.
+    """
+
+    def fit(shape: tuple[int, int]) -> tuple[int, int]:
+        rows, columns = shape
+        scale = min(rows * 336 / height, columns * 336 / width)
+        return min(int(height * scale) * int(width * scale), height * width), -rows * columns
+
+    shapes = NEXT_TILES if square is None else ((square // 336, square // 336),)
+    rows, columns = (24 * tiles for tiles in max(shapes, key=fit))
+    if newlines:
+        rows, columns = unpadded(height, width, rows, columns)
+    return CROPS["llava_next"] + rows * (columns + newlines)
