@@ -96,6 +96,14 @@ def test_what_a_kill_left_unscored_is_scored_at_the_next_run(run, folder):
     assert outcome.summary["unjudged"] == 0
 
 
+def test_a_rule_that_has_changed_scores_all_that_is_there(run, folder, monkeypatch):
+    """Whatever the next run asks for; else the table would call the rest unjudged."""
+    monkeypatch.setattr(scoring, "version", lambda: "another")
+    run("limit=3")
+    scored = read_scored(folder, ScoreSpec.read(folder)).values()
+    assert len(scored) == 8 and None not in [line["value"] for line in scored]
+
+
 def test_a_thought_without_end_is_unparsed_not_wrongly_read(folder):
     spec = ScoreSpec.read(folder)
     thinking = ScoreSpec(spec.scoring, True, "cut")
