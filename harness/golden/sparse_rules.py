@@ -122,7 +122,7 @@ class Clip(Llava, Bare):
         depth, width, _ = golden["in_w_q"].shape
         Bare.__init__(
             self, ModelInfo(name="CLIP", depth=32, tower_depth=depth, has_cls=True, feature_layer=-2),
-            torch.zeros(len(golden["in_embeddings_after_pre_ln"]) - 1, width), tower_depth=depth - 1,
+            torch.zeros(len(golden["in_embeddings_after_pre_ln"]) - 1, width), tower_depth=depth - 1, tower_cls=1,
         )  # fmt: skip
         encoder = CLIPEncoder(
             CLIPVisionConfig(

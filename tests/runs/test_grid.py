@@ -112,7 +112,7 @@ class Mine(Budgeted):
     [
         (["model=nope"], "unknown model 'nope'; known: internvl3_5_14b, "),
         (["pruner=nope"], "unknown pruner 'nope'; known: blind, "),
-        (["benchmark=nope"], "unknown benchmark 'nope'; known: dynamath, "),
+        (["benchmark=nope"], "unknown benchmark 'nope'; known: ai2d, "),
         (["experiment=nope"], "unknown experiment 'nope'; known: "),
         (["keep=0", "pruner=fastv"], r"keep must lie in \(0, 1\], got 0"),
         (["keep=1.5"], r"keep must lie in \(0, 1\], got 1.5"),
