@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from harness.cli_shared import terminal
 from harness.runs.compose import Configs, compose_all, parse
 from harness.runs.errors import InputError, Skip
 from harness.runs.trusted import shown
@@ -60,7 +61,8 @@ def conform(arguments: argparse.Namespace, backend: Backend | None) -> int:
         except (Skip, ModelUnavailable) as error:
             raise InputError(str(error)) from None
         found[model.name] = list(checks(loaded, pruner))
-    print(_text(_table(found)), end="")
+    with terminal() as console:
+        console.print(_table(found))
     for name, own in found.items():
         for check in own:
             if check.ok is not True or check.why:
@@ -80,11 +82,3 @@ def _table(found: dict[str, list[Check]]) -> Table:
         known = [{check.name: check.ok for check in own}.get(name) for own in found.values()]
         table.add_row(name, *({True: "ok", False: "failed", None: "-"}[ok] for ok in known))
     return table
-
-
-def _text(table: Table) -> str:
-    from rich.console import Console
-
-    with (console := Console()).capture() as text:  # rich would end the program where a pipe is closed
-        console.print(table)
-    return text.get()

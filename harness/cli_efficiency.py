@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.cli_tables import epilog, write
+from harness.cli_shared import epilog, write
 from harness.runs.compose import Composed, Configs, compose_all, split
 from harness.runs.errors import InputError, Skip
 from harness.runs.typed import build

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli_tables import LEADERBOARD_KEYS, epilog, listed
+from harness.cli_shared import epilog, listed, results_of
+from harness.cli_tables import LEADERBOARD_KEYS
 from harness.runs.compose import parse
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys
@@ -31,7 +32,7 @@ def figure(arguments: argparse.Namespace, backend: Backend | None) -> int:
 
     keys = parse(arguments.overrides)
     check_keys(keys, KEYS, "")
-    to, results = Path(keys.get("to", "figure.pdf")), Path(keys.get("paths.results", "results"))
+    to, results = Path(keys.get("to", "figure.pdf")), results_of(keys)
     if to.suffix not in ENDINGS:
         raise InputError(f"to= must end in {', '.join(ENDINGS)}, got {to}")
     models, benchmarks, pruners = (listed(keys, key) for key in ("model", "benchmark", "pruner"))

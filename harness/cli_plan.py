@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
-from harness.cli_tables import epilog
+from harness.cli_shared import epilog, terminal, whole
 from harness.runs.compose import Configs, compose_all, split
-from harness.runs.errors import InputError
 from harness.runs.trusted import shown
 from harness.runs.typed import build, check_keys, convert
 
@@ -42,7 +41,6 @@ GIB = 1 << 30
 
 def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
     """Print the cells of a grid, what is done of them and what the rest will cost."""
-    from rich.console import Console
 
     from harness.runs.backend import TorchBackend
     from harness.runs.outlook.forecast import Assume, forecasts, gpu
@@ -59,14 +57,13 @@ def plan(arguments: argparse.Namespace, backend: Backend | None) -> int:
     found = forecasts(resolved(arguments, Planner(backend or TorchBackend())).cells, name, assume)
     judged = any(one.judge_calls for one in found)
     order = list(dict.fromkeys(_place(one) for one in found))  # a grid may come back to a model and a benchmark
-    with (console := Console(highlight=False)).capture() as text:  # rich would end the program where a pipe is closed
+    with terminal(highlight=False) as console:
         for _, group in groupby(sorted(found, key=lambda one: order.index(_place(one))), _place):
             rows = list(group)
             console.print(*_heading(rows, name), sep="\n", style="bold", markup=False)
             console.print(_table(rows, judged))
         console.print(*_notes(found, name, assume), sep="\n", style="dim", markup=False)
         console.print(_total(found, name), markup=False)
-    print(text.get(), end="")
     return 0
 
 
@@ -86,12 +83,7 @@ def _place(one: Forecast) -> tuple[str, object]:
 
 
 def _number(key: str, text: str) -> float | int:
-    if key == "assume.efficiency":
-        return float(convert(text, float, key))
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{key} must be a whole number, got {text!r}") from None
+    return float(convert(text, float, key)) if key == "assume.efficiency" else whole(text, key)
 
 
 def _heading(rows: Sequence[Forecast], gpu: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli_tables import epilog
+from harness.cli_shared import epilog, terminal
 from harness.runs.compose import split
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys
@@ -51,16 +51,9 @@ def repeat(arguments: argparse.Namespace, backend: Backend | None) -> int:
     kept = {"noise": noise.noise(found), "n": n, "slots": slots, "code": code_hash(cell.pruner, backend.versions()),
             "asked": len(asked), "flips": noise.plain(found)}  # fmt: skip
     write_atomically(folder / REPEAT, json.dumps(kept, indent=2) + "\n")
-    _show(noise.table(found, cell.name))
+    with terminal() as console:
+        console.print(noise.table(found, cell.name))
     return 0
-
-
-def _show(table: object) -> None:
-    from rich.console import Console
-
-    with (console := Console()).capture() as text:  # rich would end the program where a pipe is closed
-        console.print(table)
-    print(text.get(), end="")
 
 
 def _counts(text: str, key: str) -> list[int]:

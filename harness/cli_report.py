@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli_tables import LEADERBOARD_KEYS, RESULTS, epilog, listed, whole, write
+from harness.cli_shared import RESULTS, epilog, listed, results_of, whole, write
+from harness.cli_tables import LEADERBOARD_KEYS
 from harness.runs.compose import split
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys, convert
@@ -42,7 +43,7 @@ def report(arguments: argparse.Namespace, backend: Backend | None) -> int:
     if names:
         raise InputError(f"report takes key=value, or compare and the id of one sample; got {names[0]!r}")
     check_keys(keys, KEYS if sample is None else COMPARE_KEYS, "")
-    results = Path(keys.get("paths.results", "results"))
+    results = results_of(keys)
     to = Path(keys.get("to", results / ("report.html" if sample is None else "compare.html")))
     chosen = Chosen(
         results=results, models=listed(keys, "model"), benchmarks=listed(keys, "benchmark"),

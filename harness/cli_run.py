@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import cli_plan
-from harness.cli_stored import print_rows
+from harness.cli_shared import print_rows
 from harness.runs.compose import Configs, compose_all, parse
 from harness.runs.errors import InputError, Skip
 from harness.runs.trusted import shown

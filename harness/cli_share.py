@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from harness.cli_tables import epilog
+from harness.cli_shared import epilog, terminal
 from harness.runs.compose import split
 from harness.runs.errors import InputError
 from harness.runs.trusted import shown
@@ -125,11 +125,8 @@ def _move(place: Path, runs: Path) -> None:
 
 def _show(found: Sequence[Check]) -> None:
     """A row per kind of check, then a line for whatever is wrong or could not be checked."""
-    from rich.console import Console
-
-    with (console := Console()).capture() as text:  # rich would end the program where a pipe is closed
+    with terminal() as console:
         console.print(_table(found))
-    print(text.get(), end="")
     for check in found:
         if check.ok is False:
             print(f"failed: {_line(check)}")

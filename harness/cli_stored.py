@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from harness.cli_shared import RESULTS, print_rows, results_of
 from harness.runs.compose import Configs, parse, split
 from harness.runs.errors import InputError
 from harness.runs.trusted import shown
@@ -59,8 +59,8 @@ def status(arguments: argparse.Namespace, backend: Backend | None) -> int:
     from harness.runs.overview import status_rows
 
     keys = parse(arguments.overrides)
-    check_keys(keys, ("paths.results",), "")
-    results = Path(keys.get("paths.results", "results"))
+    check_keys(keys, RESULTS, "")
+    results = results_of(keys)
     rows = status_rows(results)
     if not rows:
         raise InputError(f"no runs under {results / 'runs'}")
@@ -76,17 +76,3 @@ def diff(arguments: argparse.Namespace, backend: Backend | None) -> int:
         raise InputError("diff needs two cell folders, results/runs/<model>/<benchmark>/<method>/<decoding>-<hash>")
     print("\n".join(map(shown, compare(*map(Path, arguments.overrides)))))
     return 0
-
-
-def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Rows as plain text, one line each whatever the width of the terminal; numbers to the right."""
-    lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = [isinstance(value, str) for value in rows[0].values()]
-    for line in lines:
-        cells = zip(line, widths, left, strict=True)
-        print("  ".join(text.ljust(w) if to_left else text.rjust(w) for text, w, to_left in cells).rstrip())
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else shown(str(value))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from harness.cli_shared import RESULTS, epilog, listed, results_of, terminal, whole, write
 from harness.runs.compose import Configs, parse, split
 from harness.runs.errors import InputError
 from harness.runs.typed import check_keys, convert
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from harness.runs.backend import Backend
 
-RESULTS, TO = {"paths.results": "the results folder (results)"}, {"to": "md, csv, tex, or a file with such an ending"}
+TO = {"to": "md, csv, tex, or a file with such an ending"}
 LEADERBOARD_KEYS = RESULTS | {
     "model": "models to keep: names or globs, with commas",
     "benchmark": "benchmarks to keep, in the same way",
@@ -47,12 +48,6 @@ ANALYZE_KEYS = {
     "limit": "samples of kinds that run models themselves: fidelity, maps",
     "kinds": "of maps: cls, cross, vanilla, decoupled",
 }
-
-
-def epilog(keys: Mapping[str, str], *examples: str) -> str:
-    width = max(map(len, keys)) + 1
-    lines = ["keys:", *(f"  {f'{key}=':<{width}}  {text}" for key, text in keys.items())]
-    return "\n".join([*lines, "", "examples:", *(f"  vtpbench {example}" for example in examples)])
 
 
 EPILOGS = {
@@ -96,7 +91,7 @@ def table(arguments: argparse.Namespace, backend: Backend | None) -> int:
     asked = {key: keys[key] for key in PIVOT_KEYS if key in keys}
     make = pivot if asked else leaderboard
     found = make(
-        _results(keys), models=listed(keys, "model"), benchmarks=listed(keys, "benchmark"),
+        results_of(keys), models=listed(keys, "model"), benchmarks=listed(keys, "benchmark"),
         protocol=keys.get("protocol"), margin=convert(keys.get("margin", 1.0), float, "margin"),
         against=keys.get("against", "full"),
         command=keys.get("made_by") or " ".join(["vtpbench table", *arguments.overrides]), **asked,
@@ -130,7 +125,7 @@ def reproduce(arguments: argparse.Namespace, backend: Backend | None) -> int:
     if not names:
         raise InputError(f"reproduce needs experiments; known: {', '.join(configs.options('experiment'))}")
     wanted = {key: listed(keys, key) for key in ("model", "benchmark", "pruner")}
-    _show(reproduction(names, configs, _results(keys), tiny=arguments.tiny, **wanted), to)
+    _show(reproduction(names, configs, results_of(keys), tiny=arguments.tiny, **wanted), to)
     return 0
 
 
@@ -148,7 +143,7 @@ def analyze(arguments: argparse.Namespace, backend: Backend | None) -> int:
     models, own = listed(keys, "model"), "paths.results" not in keys
     layer, limit = (whole(keys[key], key) if key in keys else None for key in ("layer", "limit"))
     ask = Ask(
-        results=OWN_RUNS if own else _results(keys), models=models, benchmarks=listed(keys, "benchmark"), layer=layer,
+        results=OWN_RUNS if own else results_of(keys), models=models, benchmarks=listed(keys, "benchmark"), layer=layer,
         limit=limit, kinds=listed(keys, "kinds"), configs=Configs.find(arguments.config_dir),
         backend=backend or TorchBackend(),
     )  # fmt: skip
@@ -180,44 +175,11 @@ def _form(keys: Mapping[str, str]) -> str | None:
 
 def _show(found: Printable, to: str | None) -> None:
     if to is None:
-        from rich.console import Console
-
-        with (console := Console()).capture() as text:  # rich would end the program where a pipe is closed
+        with terminal() as console:
             found.print(console)
-        print(text.get(), end="")
         return
     written = FORMS[to.rpartition(".")[2]](found)
     if to in FORMS:
         print(written, end="")
     else:
         write(Path(to), written)
-
-
-def write(path: Path, text: str) -> None:
-    """A file, with its folders. Raises InputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def whole(text: str, key: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{key} must be a whole number, got {text!r}") from None
-
-
-def _results(keys: Mapping[str, str]) -> Path:
-    return Path(keys.get("paths.results", "results"))
-
-
-def listed(keys: Mapping[str, str], key: str) -> tuple[str, ...]:
-    """The values of a key that takes several, with commas; none if it is not given. Raises InputError."""
-    if key not in keys:
-        return ()
-    names = tuple(keys[key].split(","))
-    if not all(names):
-        raise InputError(f"{key}= is empty")
-    return names

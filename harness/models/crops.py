@@ -57,21 +57,23 @@ class CropModel(Decoder):
     def enter(self, pixels: Tensor) -> Tensor:
         """What enters the first tower layer [C, cls + P, Dt]."""
 
-    @abstractmethod
     def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """First half of a tower layer; `mask` [1, 1, 1, p] is added to attention logits."""
+        """First half of a tower layer, here of CLIP's and SigLIP's; `mask` [1, 1, 1, p] is added to logits."""
+        out: Tensor = block.self_attn(hidden_states=block.layer_norm1(hidden), attention_mask=mask)[0]
+        return hidden + out
 
-    @abstractmethod
     def feed(self, block: Any, hidden: Tensor) -> Tensor:
         """Second half: the MLP."""
+        out: Tensor = block.mlp(block.layer_norm2(hidden))
+        return hidden + out
 
     def run(self, block: Any, hidden: Tensor) -> Tensor:
         """One tower layer."""
         return self.feed(block, self.attend(block, hidden))
 
-    @abstractmethod
     def inside(self, block: Any) -> tuple[Any, Any]:
         """The norm before attention, and the attention, of a tower layer."""
+        return block.layer_norm1, block.self_attn
 
     def clip_space(self, states: Tensor) -> Tensor:
         """[..., e] shared with CLIP's text tower, of states [..., Dt] that leave a tower layer."""

@@ -97,17 +97,6 @@ class Llava(CropModel):
         hidden: Tensor = self.tower.pre_layrnorm(self.tower.embeddings(pixels))
         return hidden
 
-    def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        out: Tensor = block.self_attn(hidden_states=block.layer_norm1(hidden), attention_mask=mask)[0]
-        return hidden + out
-
-    def feed(self, block: Any, hidden: Tensor) -> Tensor:
-        out: Tensor = block.mlp(block.layer_norm2(hidden))
-        return hidden + out
-
-    def inside(self, block: Any) -> tuple[Any, Any]:
-        return block.layer_norm1, block.self_attn
-
     @cached_property
     def clip(self) -> ClipSide:
         """CLIP's text tower and projections. Raises ModelUnavailable."""

@@ -69,17 +69,6 @@ class SmolVLM(Tiled):
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
         return self.grouped(patches + embeddings.position_embedding.weight)
 
-    def attend(self, block: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        out: Tensor = block.self_attn(hidden_states=block.layer_norm1(hidden), attention_mask=mask)[0]
-        return hidden + out
-
-    def feed(self, block: Any, hidden: Tensor) -> Tensor:
-        out: Tensor = block.mlp(block.layer_norm2(hidden))
-        return hidden + out
-
-    def inside(self, block: Any) -> tuple[Any, Any]:
-        return block.layer_norm1, block.self_attn
-
     def project(self, units: Tensor) -> Tensor:
         normed = self.tower.post_layernorm(units.unflatten(1, (self.info.unit, -1))).flatten(1)
         tokens: Tensor = self.projector.modality_projection(normed)

@@ -20,10 +20,9 @@ from harness.engine import Decoding, Engine, Request
 from harness.models import load_model, model_info
 from harness.models.base import Features, TowerHooks
 from harness.models.loading import TINY
-from pruners import NoPruning, PrunerError, Selection
+from pruners import NoPruning, Selection
 from pruners.signals import Signal, TowerAttention, TowerHidden, TowerKeys, TowerSignal, TowerValues
-from tests.engine import test_moments as moments
-from tests.engine.methods import METHODS
+from tests.models.adapters import MOMENTS, every_method_runs
 from tests.tiny import CONFIGS, QWEN2_5_VL_7B, Grid, Prompted, stock, stock_inputs
 
 GRIDS: list[list[Grid]] = [[], [(2, 2)], [(4, 8)], [(10, 6)], [(6, 14), (2, 4)]]
@@ -231,25 +230,10 @@ def test_costs_equal_torchs_counter(name: str, grid: Grid) -> None:
         assert layers[0].attention.count(64) == 88 and layers[0].entered == layers[7].entered == 70 * 92
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        moments.test_tower_exit_equals_embed, moments.test_layer_zero_equals_embed, moments.test_evicting_equals_hiding,
-        moments.test_signals,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("check", MOMENTS)
 def test_moments(check: Any) -> None:
     check(prompted((10, 6)))
 
 
 def test_every_method_runs() -> None:
-    """All that accept the model; which is more than half of them."""
-    model, ran = prompted((10, 6), (4, 8)), 0
-    for name, method in METHODS.items():
-        try:
-            (trace,) = Engine(model).run([Request("r", ())], method, Decoding(max_new_tokens=3, ignore_eos=True))
-        except PrunerError:
-            continue
-        ran += 1
-        assert trace.error is None and trace.new_tokens == 3, name
-    assert ran > len(METHODS) / 2
+    every_method_runs(prompted((10, 6), (4, 8)))

@@ -11,9 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.accounting.flops import vision_flops
 from harness.engine import Decoding, Engine, Request
-from pruners import NoPruning, PrunerError
-from tests.engine import test_moments as moments
-from tests.engine.methods import METHODS
+from pruners import NoPruning
+from tests.models.adapters import MOMENTS, every_method_runs
 from tests.tiny import CONFIGS, Grid, Prompted, stock, stock_inputs
 
 
@@ -46,25 +45,10 @@ def test_costs_equal_torchs_counter() -> None:
     assert counter.get_total_flops() == sum(vision_flops(model.dims, crop) for crop in out.tower_tokens)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        moments.test_tower_exit_equals_embed, moments.test_layer_zero_equals_embed, moments.test_evicting_equals_hiding,
-        moments.test_signals,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("check", MOMENTS)
 def test_moments(check: Any) -> None:
     check(prompted((10, 6)))
 
 
 def test_every_method_runs() -> None:
-    """All that accept the model; which is more than half of them."""
-    model, ran = prompted((10, 6), (4, 8)), 0
-    for name, method in METHODS.items():
-        try:
-            (trace,) = Engine(model).run([Request("r", ())], method, Decoding(max_new_tokens=3, ignore_eos=True))
-        except PrunerError:
-            continue
-        ran += 1
-        assert trace.error is None and trace.new_tokens == 3, name
-    assert ran > len(METHODS) / 2
+    every_method_runs(prompted((10, 6), (4, 8)))

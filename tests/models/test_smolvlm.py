@@ -13,10 +13,9 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from harness.engine import Decoding, Engine, Request
 from harness.models import BadSample, ModelUnavailable, load_model
-from pruners import NoPruning, PrunerError
+from pruners import NoPruning
 from pruners.layout import PATCH, THUMBNAIL, Box
-from tests.engine import test_moments as moments
-from tests.engine.methods import METHODS
+from tests.models.adapters import MOMENTS, every_method_runs
 from tests.models.folders import SQUARE, write
 from tests.tiny import CONFIGS, Grid, Prompted, shake, smolvlm, stock, text_sizes, tower_sizes
 
@@ -130,25 +129,10 @@ def test_half_precision_runs(folder: Path, dtype: str) -> None:
     assert out.tokens.dtype == getattr(torch, dtype) and out.tokens.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        moments.test_tower_exit_equals_embed, moments.test_layer_zero_equals_embed, moments.test_evicting_equals_hiding,
-        moments.test_signals,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("check", MOMENTS)
 def test_moments(check: Any) -> None:
     check(prompted((2, 2)))
 
 
 def test_every_method_runs() -> None:
-    """All that accept the model; which is more than half of them."""
-    model, ran = prompted((2, 2), (1, 1)), 0
-    for name, method in METHODS.items():
-        try:
-            (trace,) = Engine(model).run([Request("r", ())], method, Decoding(max_new_tokens=3, ignore_eos=True))
-        except PrunerError:
-            continue
-        ran += 1
-        assert trace.error is None and trace.new_tokens == 3, name
-    assert ran > len(METHODS) / 2
+    every_method_runs(prompted((2, 2), (1, 1)))
